@@ -1,0 +1,16 @@
+"""gunicorn's settings; socket, workers, threads and hooks are added by model_server/gunicorn_app.py."""
+
+import os
+
+# gthread: a sync worker is killed by its timeout in mid-task, and /ping starves for as long as the task runs.
+worker_class = "gthread"
+preload_app = False  # no client and no thread is made before the fork
+max_requests = 0
+timeout = 60  # liveness of the worker's main loop; under gthread it does not cut long requests
+graceful_timeout = 18  # less than PID 1's budget, so that it can still tell of the tasks that were lost
+keepalive = 75
+worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
+control_socket_disable = True
+errorlog = "-"
+accesslog = None
+umask = 0  # of the socket; the folder that it is in lets nobody but nginx through

@@ -1,0 +1,52 @@
+"""Who runs next: a bounded queue in front of the slots, first come first served across all workers."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .cancellation import Cancellation
+from .errors import QueueFull
+from .scoreboard import QueueEntry, Scoreboard
+from .slot import Slot, Slots
+
+POLL_SECONDS = 0.02
+
+
+@contextmanager
+def admitted(slots: Slots, scoreboard: Scoreboard, cancellation: Cancellation) -> Iterator[Slot]:
+    """Hold a slot for the block, after waiting for one.
+
+    Raises QueueFull at once when no place to wait is free, and the cancellation's reason while it waits.
+    """
+    slot = _take_or_wait(slots, scoreboard, cancellation)
+    try:
+        yield slot
+    finally:
+        slot.release()
+
+
+def _take_or_wait(slots: Slots, scoreboard: Scoreboard, cancellation: Cancellation) -> Slot:
+    with slots.queue_lock():
+        if not _waiting(scoreboard) and (slot := slots.try_take()):
+            return slot
+        place = _free_place(scoreboard)
+        place.worker = os.getpid()
+        ticket = place.ticket = scoreboard.next_ticket()
+    try:
+        while True:
+            if min(_waiting(scoreboard), default=ticket) == ticket and (slot := slots.try_take()):
+                return slot
+            cancellation.wait(POLL_SECONDS)
+    finally:
+        place.ticket = 0
+
+
+def _waiting(scoreboard: Scoreboard) -> list[int]:
+    return [ticket for place in scoreboard.queue if (ticket := place.ticket)]
+
+
+def _free_place(scoreboard: Scoreboard) -> QueueEntry:
+    for place in scoreboard.queue:
+        if not place.ticket:
+            return place
+    raise QueueFull

@@ -1,0 +1,50 @@
+"""The word that a task should end early, as something that a loop can wait for beside other things."""
+
+import os
+import select
+
+from .errors import LongshoreError
+
+
+class Cancellation:
+    """Is set once, with the reason, by whoever wants the task to end; any thread may ask, any loop may poll.
+
+    `fileno` becomes readable for good when it is set. Setting takes no lock, so a signal handler may do it. The
+    descriptor lives as long as the object: nobody who holds one can write to a number that is another file by now.
+    A child is set with its parent, not the other way round.
+    """
+
+    def __init__(self, parent: "Cancellation | None" = None) -> None:
+        self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._reason: LongshoreError | None = None
+        self._parent = parent
+
+    def cancel(self, reason: LongshoreError) -> None:
+        """Set the reason; the first one stays."""
+        if self._reason is None:
+            self._reason = reason
+            os.eventfd_write(self._event, 1)
+
+    @property
+    def reason(self) -> LongshoreError | None:
+        """Why the task should end, by our own word or the parent's; None while it should go on."""
+        return self._reason or (self._parent.reason if self._parent else None)
+
+    def raise_if_set(self) -> None:
+        if reason := self.reason:
+            raise reason
+
+    def wait(self, seconds: float) -> None:
+        """Sleep, and raise the reason as soon as there is one."""
+        poll = select.poll()
+        poll.register(self, select.POLLIN)
+        if self._parent:
+            poll.register(self._parent, select.POLLIN)
+        poll.poll(seconds * 1000)
+        self.raise_if_set()
+
+    def fileno(self) -> int:
+        return self._event
+
+    def __del__(self) -> None:
+        os.close(self._event)

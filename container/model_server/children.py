@@ -1,0 +1,109 @@
+"""The processes of PID 1: each in a process group of its own, ended with PID 1, its output to a pipe."""
+
+import ctypes
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from .process_output import ProcessOutput
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every orphan beneath us, as PID 1 of a container is anyway."""
+    _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Child:
+    """A process that PID 1 started; `output` is what it prints."""
+
+    name: str
+    pid: int
+    output: ProcessOutput
+
+    def signal(self, signum: int) -> bool:
+        """Signal the process; return whether it was still there."""
+        return kill(self.pid, signum)
+
+
+def kill(pid: int, signum: int = signal.SIGKILL) -> bool:
+    """Signal a child of ours that is not reaped yet; return whether it was still there."""
+    try:
+        os.kill(pid, signum)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def start(name: str, body: Callable[[], None], stdin: int | None, end_with: int) -> Child:
+    """Run `body` in a new process; `end_with` is the signal that it gets should we be killed."""
+    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        return Child(name, _fork(body, writer, stdin, end_with), ProcessOutput(name, reader))
+    finally:
+        os.close(writer)
+        if stdin is not None:
+            os.close(stdin)
+
+
+def _fork(body: Callable[[], None], output: int, stdin: int | None, end_with: int) -> int:
+    """Fork; the new process is in a group of its own, because a Ctrl-C at the terminal is for PID 1 to pass on."""
+    parent = os.getpid()
+    if pid := os.fork():
+        return pid
+    code = 1
+    try:
+        _libc.prctl(PR_SET_PDEATHSIG, end_with, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(1)
+        os.setpgid(0, 0)
+        _reset_signals()
+        os.dup2(stdin if stdin is not None else os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        body()
+        code = 0
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else 1
+    except BaseException:  # whatever it is, this process must not run on as a second PID 1
+        traceback.print_exc()
+    finally:
+        with suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _reset_signals() -> None:
+    signal.set_wakeup_fd(-1)
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD):
+        signal.signal(signum, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+
+def reap() -> list[tuple[int, int]]:
+    """Return the pids and exit codes of all children that have ended; -n stands for signal n."""
+    ended: list[tuple[int, int]] = []
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return ended
+        if pid == 0:
+            return ended
+        ended.append((pid, os.waitstatus_to_exitcode(status)))
+
+
+def all_children() -> list[int]:
+    """Return the pids of all our children, adopted ones among them."""
+    with open(f"/proc/self/task/{os.getpid()}/children") as children:
+        return [int(pid) for pid in children.read().split()]

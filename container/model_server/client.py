@@ -1,0 +1,44 @@
+"""Whether the client of a request is still there."""
+
+import select
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from .cancellation import Cancellation
+from .errors import ClientLeft
+
+
+@contextmanager
+def watched(connection: socket.socket | None, cancellation: Cancellation) -> Iterator[None]:
+    """Cancel with ClientLeft when the other end of a connection closes during the block.
+
+    nginx closes its connection to us when its client leaves; the request was read to its end, so nothing but an end
+    of file can come. Without a connection (under another WSGI server) there is nothing to watch.
+    """
+    if connection is None:
+        yield
+        return
+    wake, woken = socket.socketpair()
+    thread = threading.Thread(target=_watch, args=(connection, woken, cancellation), daemon=True, name="client")
+    thread.start()
+    try:
+        yield
+    finally:
+        wake.close()
+        thread.join()
+        woken.close()
+
+
+def _watch(connection: socket.socket, woken: socket.socket, cancellation: Cancellation) -> None:
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    poll.register(woken, select.POLLIN)
+    ready = dict(poll.poll())
+    if woken.fileno() in ready:
+        return
+    with suppress(OSError):
+        if connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
+            return  # more bytes: a client that sends its next request early is still there
+    cancellation.cancel(ClientLeft())

@@ -1,0 +1,147 @@
+"""The task folders: made at start, emptied between tasks, and never emptied of what was there before us.
+
+Everything works on directory descriptors and never follows a link, so a program that swaps a folder for a link
+while it is emptied can't lead us out of it. Depth costs no recursion and no descriptors: nested folders are moved up
+before they are removed.
+"""
+
+import os
+import secrets
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from .beneath import OPEN_FOLDER
+from .errors import FoldersNotReset, StartFailed
+
+Identity = tuple[int, int, int, int]
+"""Device, inode, size and time of change: what tells whether a file is still the one that was there."""
+
+Snapshot = dict[str, "Snapshot | Identity"]
+"""What a folder holds, by name; a folder within is a snapshot itself."""
+
+
+@dataclass(frozen=True)
+class TaskFolder:
+    """A folder that tasks use, with what it held when we started; that is not ours to delete or upload."""
+
+    path: Path
+    kept: Snapshot
+
+    def reset(self) -> None:
+        """Remove all that was not there when we started; raises FoldersNotReset."""
+        try:
+            folder = _open_writable(self.path.resolve())
+            try:
+                _empty(folder, self.kept)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            raise FoldersNotReset from error
+
+    def was_here(self, parts: tuple[str, ...], found: os.stat_result) -> bool:
+        """Say whether the file at `parts` is one that was here when we started, unchanged."""
+        place: Snapshot | Identity | None = self.kept
+        for part in parts:
+            place = place.get(part) if isinstance(place, dict) else None
+        return place == identity(found)
+
+
+def claim(path: Path, mode: int) -> TaskFolder:
+    """Make a task folder if it is missing, note what it holds, and check that it can be written to.
+
+    `mode` is given to a folder that is made here; one that exists keeps its own. Raises StartFailed.
+    """
+    try:
+        if not path.is_dir():
+            path.mkdir(parents=True)
+            path.chmod(mode)
+        folder = os.open(path, OPEN_FOLDER & ~os.O_NOFOLLOW)
+        try:
+            if not os.access(f"/proc/self/fd/{folder}", os.W_OK | os.X_OK):
+                raise StartFailed(f"The folder {path} can not be written to")
+            return TaskFolder(path, snapshot(folder))
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise StartFailed(f"The folder {path} can not be used: {error.strerror}") from error
+
+
+def identity(found: os.stat_result) -> Identity:
+    return found.st_dev, found.st_ino, found.st_size, found.st_ctime_ns
+
+
+def snapshot(folder: int) -> Snapshot:
+    held: Snapshot = {}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.is_dir(follow_symlinks=False):
+                held[entry.name] = identity(os.stat(entry.name, dir_fd=folder, follow_symlinks=False))
+                continue
+            inner = os.open(entry.name, OPEN_FOLDER, dir_fd=folder)
+            try:
+                held[entry.name] = snapshot(inner)
+            finally:
+                os.close(inner)
+    return held
+
+
+def _empty(folder: int, kept: Snapshot) -> None:
+    doomed = []
+    for name in os.listdir(folder):
+        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        before = kept.get(name)
+        if isinstance(before, dict) and stat.S_ISDIR(found.st_mode):
+            inner = os.open(name, OPEN_FOLDER, dir_fd=folder)
+            try:
+                _empty(inner, before)
+            finally:
+                os.close(inner)
+        elif before != identity(found):
+            doomed.append(name)
+    _remove(folder, doomed)
+
+
+def _remove(folder: int, names: list[str]) -> None:
+    """Remove entries of a folder, whatever they are and however deep they go."""
+    fresh = f".removed-{secrets.token_hex(8)}-"
+    moved = 0
+    while names:
+        name = names.pop()
+        if _unlinked(name, folder):
+            continue
+        inner = _open_writable(name, folder)
+        try:
+            for entry in os.listdir(inner):
+                if not _unlinked(entry, inner):
+                    os.close(_open_writable(entry, inner))
+                    moved += 1
+                    os.rename(entry, f"{fresh}{moved}", src_dir_fd=inner, dst_dir_fd=folder)
+                    names.append(f"{fresh}{moved}")
+        finally:
+            os.close(inner)
+        os.rmdir(name, dir_fd=folder)
+
+
+def _unlinked(name: str, folder: int) -> bool:
+    """Remove an entry unless it is a folder; return whether it is gone."""
+    try:
+        os.unlink(name, dir_fd=folder)
+    except IsADirectoryError:
+        return False
+    except FileNotFoundError:
+        pass
+    return True
+
+
+def _open_writable(name: str | Path, folder: int | None = None) -> int:
+    """Open a folder, after giving its owner all rights: a program may have taken them away."""
+    path = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        here = f"/proc/self/fd/{path}"
+        mode = stat.S_IMODE(os.stat(path).st_mode)
+        if mode & stat.S_IRWXU != stat.S_IRWXU:
+            os.chmod(here, mode | stat.S_IRWXU)
+        return os.open(here, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    finally:
+        os.close(path)

@@ -1,0 +1,139 @@
+"""gunicorn inside a process that PID 1 forked: what was made before the fork is passed down as objects."""
+
+import faulthandler
+import logging
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from gunicorn.app.base import Application
+from gunicorn.arbiter import Arbiter
+from gunicorn.glogging import Logger
+from gunicorn.workers.base import Worker
+from predictor import Predictor
+
+from .folder import TaskFolder
+from .ledger import Ledger
+from .log_channel import LogChannels
+from .processes import end_group
+from .run_folder import RunFolder
+from .runner import Server
+from .scoreboard import Scoreboard
+from .settings import Settings
+from .slot import Slots
+from .storage import Storage
+
+CONFIGURATION = Path(__file__).parent.parent / "gunicorn.conf.py"
+SPARE_THREADS = 4
+"""Threads of a worker beyond what tasks and waiting requests can hold, so that /ping is always answered."""
+
+PING_SECONDS = 2.0
+
+
+class GunicornLogger(Logger):
+    """Sends gunicorn's own lines the way of all others."""
+
+    def setup(self, cfg: Any) -> None:
+        super().setup(cfg)
+        self.error_log.handlers = []
+        self.error_log.propagate = True
+        self.error_log.setLevel(logging.WARNING)
+
+
+@dataclass(frozen=True)
+class Inherited:
+    """What PID 1 made before the fork, and all workers share."""
+
+    settings: Settings
+    command: list[str]
+    input: TaskFolder
+    output: TaskFolder
+    folder: RunFolder
+    channels: LogChannels
+    scoreboard: Scoreboard
+    ledger: Ledger
+
+
+class ModelServer(Application):
+    """The gunicorn application: settings from gunicorn.conf.py, then the few that follow from ours."""
+
+    def __init__(self, inherited: Inherited) -> None:
+        self._inherited = inherited
+        self._predictor: Predictor | None = None
+        super().__init__()
+
+    def load_config(self) -> None:
+        settings = self._inherited.settings
+        self.load_config_from_file(str(CONFIGURATION))
+        self.cfg.set("bind", f"unix:{self._inherited.folder.socket}")
+        self.cfg.set("workers", settings.workers)
+        self.cfg.set("threads", settings.slots + settings.queue_limit + SPARE_THREADS)
+        self.cfg.set("logger_class", GunicornLogger)
+        self.cfg.set("post_worker_init", self._worker_started)
+        self.cfg.set("child_exit", self._worker_ended)
+
+    def load(self) -> Callable[..., Any]:
+        """Make the WSGI application, in a worker."""
+        import wsgi
+
+        inherited = self._inherited
+        server = Server(
+            settings=inherited.settings,
+            command=inherited.command,
+            input=inherited.input,
+            output=inherited.output,
+            storage=Storage(inherited.settings.s3_endpoint, inherited.settings.transfers),
+            channels=inherited.channels,
+            default_timeout=inherited.settings.timeout,
+        )
+        slots = Slots(inherited.folder.locks, inherited.scoreboard)
+        self._predictor = Predictor(server, inherited.scoreboard, slots, inherited.ledger)
+        return wsgi.application(self._predictor)
+
+    def _worker_started(self, worker: Worker) -> None:
+        """Make SIGTERM end the tasks of a worker: waiting for them would take as long as they run. Warm up S3."""
+        predictor = self._predictor
+        assert predictor is not None
+
+        def stop(signum: int, frame: FrameType | None) -> None:
+            predictor.stop()
+            worker.handle_exit(signum, frame)
+
+        signal.signal(signal.SIGTERM, stop)
+        threading.Thread(target=lambda: predictor.server.storage.client, daemon=True, name="s3").start()
+
+    def _worker_ended(self, arbiter: Arbiter, worker: Worker) -> None:
+        """End what a worker that is gone ran, free its place in the queue, and tell PID 1; in the arbiter.
+
+        PID 1 does what takes time.
+        """
+        pid = worker.pid
+        for slot in self._inherited.scoreboard.slots:
+            if slot.worker == pid and slot.group:
+                end_group(slot.group)
+        self._inherited.scoreboard.forget_waiting(pid)
+        self._inherited.ledger.worker_ended(pid)
+
+
+def run_gunicorn(inherited: Inherited) -> None:
+    """Run gunicorn's arbiter to its end, in the process that was forked for it."""
+    faulthandler.enable()
+    inherited.channels.close_readers()
+    ModelServer(inherited).run()
+
+
+def answers_ping(path: Path) -> bool:
+    """Say whether gunicorn answers GET /ping on its socket at all."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(PING_SECONDS)
+        try:
+            connection.connect(str(path))
+            connection.sendall(b"GET /ping HTTP/1.1\r\nHost: longshore\r\nConnection: close\r\n\r\n")
+            return connection.recv(16).startswith(b"HTTP/1.1 ")
+        except OSError:
+            return False

@@ -1,0 +1,42 @@
+"""Results for tasks whose worker is gone: stored by a short-lived process, so that PID 1 never waits for S3."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+
+from .errors import Interrupted, ServerError, WorkerLost
+from .ledger import AcceptedTask
+from .result import Record, store
+from .settings import Settings
+from .storage import Storage
+
+COMMAND = "store-lost-results"
+REASONS: dict[str, Callable[[], ServerError]] = {WorkerLost.code: WorkerLost, Interrupted.code: Interrupted}
+
+
+def reporter_body() -> Callable[[], None]:
+    """Return what the process does that stores the results of the tasks on its stdin: it becomes a command of ours."""
+    program = Path(__file__).parent.parent / "longshore"
+    return partial(os.execv, sys.executable, [sys.executable, str(program), COMMAND])
+
+
+def reporter_input(tasks: Iterable[AcceptedTask], reason: type[ServerError]) -> int:
+    """Return a descriptor of an anonymous file that tells the reporter what to store."""
+    descriptor = os.memfd_create("lost-tasks", os.MFD_CLOEXEC)
+    with os.fdopen(os.dup(descriptor), "w") as file:
+        json.dump({"reason": reason.code, "tasks": [vars(task) for task in tasks]}, file)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
+def store_lost_results(text: str, settings: Settings) -> None:
+    """Store a failed result for each task in what `reporter_input` wrote."""
+    told = json.loads(text)
+    storage = Storage(settings.s3_endpoint, settings.transfers)
+    for entry in told["tasks"]:
+        task = AcceptedTask(**entry).task()
+        record = Record(task, error=REASONS[told["reason"]]())
+        store(record.result(), task, settings.signing_key, storage)

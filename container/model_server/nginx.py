@@ -1,0 +1,109 @@
+"""nginx's configuration, from the template beside the executables."""
+
+import json
+import os
+import shutil
+import string
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from .errors import StartFailed
+from .run_folder import RunFolder
+from .settings import Settings
+
+TEMPLATE = Path(__file__).parent.parent / "nginx.conf"
+
+ERRORS = {
+    400: ("bad_request", "The request could not be read"),
+    404: ("not_found", "Not Found"),
+    405: ("method_not_allowed", "Method Not Allowed"),
+    408: ("request_timeout", "The request was not sent in time"),
+    411: ("length_required", "The request has no length"),
+    413: ("body_too_large", "The request body is too large"),
+    414: ("uri_too_long", "The address of the request is too long"),
+    417: ("expectation_failed", "The request expects what the server does not do"),
+    421: ("misdirected_request", "The request is for another server"),
+    431: ("headers_too_large", "The headers of the request are too large"),
+    500: ("internal_error", "An unexpected error occurred"),
+    501: ("not_implemented", "The request asks for what the server does not do"),
+    502: ("worker_lost", "The server process that had the request ended unexpectedly; send it again"),
+    503: ("unavailable", "The server can not take the request now; send it again"),
+    504: ("gateway_timeout", "The server did not answer in time"),
+    505: ("http_version_unsupported", "The HTTP version of the request is not served"),
+    507: ("disk_full", "There is no room for the body of the request"),
+}
+"""nginx's own answers, in the shape of ours."""
+
+ERROR_PATH = "/.error/"
+"""Where the answers are in the configuration; nobody can ask for them. A named location fails on a malformed URI."""
+
+PRIVATE_CODES = {494: 400, 495: 400, 496: 400, 497: 400}
+"""nginx's own codes for kinds of 400, such as headers that are too large."""
+
+
+class NginxTemplate(string.Template):
+    """Has @{name} for placeholders, because $ is nginx's own."""
+
+    delimiter = "@"
+
+
+def executable() -> str:
+    """Return the path of nginx; raises StartFailed."""
+    path = os.pathsep.join([os.defpath, "/usr/local/sbin", "/usr/sbin"])
+    found = shutil.which("nginx") or shutil.which("nginx", path=path)
+    if not found:
+        raise StartFailed("nginx is not installed: install the package nginx-light or nginx")
+    return found
+
+
+def body(settings: Settings, folder: RunFolder) -> Callable[[], None]:
+    """Return what nginx's process does: it drops root's rights, if it has them, and becomes nginx."""
+    configuration = folder.nginx / "nginx.conf"
+    configuration.write_text(_render(settings, folder))
+    return partial(_become_nginx, [executable(), "-e", "stderr", "-c", str(configuration)], folder.nginx_id)
+
+
+def _become_nginx(argv: list[str], user: int | None) -> None:
+    if user is not None:  # not by nginx itself: it looks users up by name, and an image may have no /etc/passwd
+        os.setgroups([])
+        os.setresgid(user, user, user)
+        os.setresuid(user, user, user)
+    os.execv(argv[0], argv)  # noqa: S606
+
+
+def is_listening(folder: RunFolder) -> bool:
+    """Say whether nginx has its port: it writes its pid once it has."""
+    return _pid_file(folder).exists()
+
+
+def _pid_file(folder: RunFolder) -> Path:
+    return folder.nginx / "nginx.pid"
+
+
+def _render(settings: Settings, folder: RunFolder) -> str:
+    return NginxTemplate(TEMPLATE.read_text()).substitute(
+        port=settings.port,
+        socket=_quoted(f"unix:{folder.socket}"),
+        pid=_quoted(_pid_file(folder)),
+        bodies=_quoted(folder.bodies),
+        temporary=folder.nginx,
+        body_limit=f"{settings.body_limit_mb}m",
+        error_pages="\n".join(
+            f"        error_page {code} {ERROR_PATH}{status};"
+            for code, status in ({status: status for status in ERRORS} | PRIVATE_CODES).items()
+        ),
+        error_locations="\n".join(_location(status, *error) for status, error in ERRORS.items()),
+    )
+
+
+def _location(status: int, code: str, message: str) -> str:
+    body = json.dumps({"detail": message, "error": {"code": code, "message": message, "hint": ""}})
+    return f"        location = {ERROR_PATH}{status} {{ internal; return {status} '{body}'; }}"
+
+
+def _quoted(value: object) -> str:
+    text = str(value)
+    if any(character in text for character in '"\\\n$'):
+        raise StartFailed(f"nginx can not be given the path {text!r}")
+    return f'"{text}"'

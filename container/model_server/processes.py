@@ -1,0 +1,23 @@
+"""Ending process groups."""
+
+import os
+import signal
+import time
+
+
+def end_group(group: int, patience: float = 5.0) -> None:
+    """Send SIGKILL to a process group and wait up to `patience` seconds until it is gone."""
+    deadline = time.monotonic() + patience
+    while signal_group(group, signal.SIGKILL) and time.monotonic() < deadline:
+        time.sleep(0.005)
+
+
+def signal_group(group: int, signum: int) -> bool:
+    """Signal a process group; return whether there was any process in it."""
+    try:
+        os.killpg(group, signum)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # some members changed their user to one that we may not signal
+        return True
+    return True

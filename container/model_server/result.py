@@ -1,0 +1,148 @@
+"""What happened to a task: one JSON document, signed and uploaded as the last object of the task.
+
+It has every key of sagemaker-shim 0.8.3 in its order and with its meaning, then ours. The same document is the body of
+the HTTP answer.
+"""
+
+import hashlib
+import hmac
+import json
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from pydantic import BaseModel, ConfigDict, SecretBytes
+
+from . import VERSION
+from .errors import LongshoreError, ResultNotStored, ServerError
+from .process import Exit
+from .stage_in import StagedIn
+from .stage_out import StagedOut
+from .storage import ObjectForbidden, ObjectMissing, Storage
+from .task import Task
+
+SIGNATURE_KEY = "signature_hmac_sha256"
+MAX_HTTP_BYTES = 5 * 1000 * 1000
+"""SageMaker cuts real-time answers at 6 MB or less; the uploaded object is always whole."""
+
+OMITTED = "The outputs are too many for this answer; the result object in S3 lists them."
+
+
+class Output(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    relative_path: str
+    bucket_name: str
+    bucket_key: str
+    decompress: bool = False
+
+
+class RefusedOutput(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    relative_path: str
+    reason: str
+
+
+class ErrorReport(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    code: str
+    message: str
+    hint: str
+
+
+class Result(BaseModel):
+    """The result document; durations are ISO 8601, `*_seconds` are numbers, sizes are bytes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    pk: str
+    return_code: int
+    user_safe_error_message: str
+    user_process_last_stderr_lines: list[str]
+    exec_duration: timedelta | None
+    invoke_duration: timedelta | None
+    outputs: list[Output]
+    sagemaker_shim_version: str
+
+    error: ErrorReport | None
+    queue_seconds: float
+    download_seconds: float
+    unpack_seconds: float
+    run_seconds: float
+    upload_seconds: float
+    peak_memory_bytes: int
+    input_bytes: int
+    output_bytes: int
+    refused_outputs: list[RefusedOutput]
+
+    def document(self) -> bytes:
+        return self.model_dump_json().encode()
+
+    def http_document(self, limit: int = MAX_HTTP_BYTES) -> bytes:
+        """Return the document as an HTTP body: when it would be too large, without `outputs` and with a word of it."""
+        whole = self.document()
+        if len(whole) <= limit:
+            return whole
+        shorter = self.model_dump(mode="json", exclude={"outputs", "refused_outputs"})
+        return json.dumps(shorter | {"outputs_omitted": OMITTED}, separators=(",", ":")).encode()
+
+
+@dataclass
+class Record:
+    """What is known of a task so far; each station adds its part."""
+
+    task: Task
+    queue_seconds: float = 0.0
+    staged_in: StagedIn = field(default_factory=StagedIn)
+    exit: Exit | None = None
+    staged_out: StagedOut = field(default_factory=StagedOut)
+    error: LongshoreError | None = None
+
+    def result(self) -> Result:
+        task, ran, error = self.task, self.exit, self.error
+        return Result(
+            pk=task.pk,
+            return_code=error.return_code if error else 0,
+            user_safe_error_message=error.user_message if error else "",
+            user_process_last_stderr_lines=ran.last_stderr_lines if ran else [],
+            exec_duration=timedelta(seconds=ran.seconds) if ran else None,
+            invoke_duration=None,
+            outputs=[
+                Output(
+                    relative_path=path,
+                    bucket_name=task.output_bucket_name,
+                    bucket_key=task.output_prefix + path,
+                )
+                for path in self.staged_out.files
+            ],
+            sagemaker_shim_version=f"longshore-{VERSION}",
+            error=ErrorReport.model_validate(error.as_json()) if error else None,
+            queue_seconds=round(self.queue_seconds, 6),
+            download_seconds=round(self.staged_in.download_seconds, 6),
+            unpack_seconds=round(self.staged_in.unpack_seconds, 6),
+            run_seconds=round(ran.seconds, 6) if ran else 0.0,
+            upload_seconds=round(self.staged_out.seconds, 6),
+            peak_memory_bytes=ran.peak_memory_bytes if ran else 0,
+            input_bytes=self.staged_in.bytes,
+            output_bytes=self.staged_out.bytes,
+            refused_outputs=[
+                RefusedOutput(relative_path=path, reason=reason) for path, reason in self.staged_out.refused.items()
+            ],
+        )
+
+
+def store(result: Result, task: Task, key: SecretBytes | None, storage: Storage) -> None:
+    """Upload the result, signed if there is a key; raises ResultNotStored."""
+    document = result.document()
+    try:
+        storage.put_bytes(document, task.output_bucket_name, task.result_key, signature(document, key))
+    except (ObjectMissing, ObjectForbidden, ServerError) as error:
+        raise ResultNotStored from error
+
+
+def signature(document: bytes, key: SecretBytes | None) -> dict[str, str]:
+    """Return the object's metadata: the HMAC-SHA256 of the very bytes that are uploaded, in lower-case hex."""
+    if key is None:
+        return {}
+    return {SIGNATURE_KEY: hmac.new(key.get_secret_value(), document, hashlib.sha256).hexdigest()}

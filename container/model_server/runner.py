@@ -1,0 +1,122 @@
+"""One task, from its slot to its result. Nothing else knows the order of the stations."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from .cancellation import Cancellation
+from .errors import FoldersNotReset, InternalError, LongshoreError, ResultNotStored
+from .folder import TaskFolder
+from .log_channel import LogChannels
+from .logs import logger, tell_user
+from .process import Exit, Limits, run
+from .result import Record, Result, store
+from .settings import Settings
+from .slot import Slot
+from .stage_in import stage_in
+from .stage_out import stage_out
+from .storage import Storage
+from .task import Task
+
+
+@dataclass(frozen=True)
+class Server:
+    """What a process needs to run tasks; `default_timeout` in seconds is for tasks that name none."""
+
+    settings: Settings
+    command: list[str]
+    input: TaskFolder
+    output: TaskFolder
+    storage: Storage
+    channels: LogChannels
+    default_timeout: float | None
+
+
+class Outcome(NamedTuple):
+    """A task's result, and the error that an answer is about: the task's own, or that the result is not stored."""
+
+    result: Result
+    error: LongshoreError | None
+
+
+def run_task(task: Task, slot: Slot, server: Server, cancellation: Cancellation, queue_seconds: float = 0.0) -> Outcome:
+    """Run a task in a slot that is ours and upload its result; never raises what is a task's own failure."""
+    record = Record(task, queue_seconds)
+    try:
+        cancellation.raise_if_set()
+        with task_folders(server):
+            stage_in(task, server.input.path, server.storage, cancellation, record.staged_in)
+            record.exit = run_process(task, slot, server, cancellation)
+            if record.exit.error:
+                raise record.exit.error
+            stage_out(task, server.output, server.storage, record.staged_out)
+    except LongshoreError as error:
+        record.error = error
+    except Exception:
+        logger.exception("Task %s failed unexpectedly", task.pk)
+        record.error = InternalError()
+    return finish(record, server)
+
+
+@contextmanager
+def task_folders(server: Server) -> Iterator[None]:
+    """Give the block /input and /output, ours and empty; empty them again after it."""
+    server.input.reset()
+    server.output.reset()
+    try:
+        yield
+    finally:
+        for folder in (server.input, server.output):
+            try:
+                folder.reset()
+            except FoldersNotReset:  # the task has ended as it has; the next one will find this out and say so
+                logger.exception("A task folder could not be emptied after a task")
+
+
+def run_process(task: Task, slot: Slot, server: Server, cancellation: Cancellation) -> Exit:
+    """Run the algorithm for a task, within the task's own time limit or the server's."""
+    run_seconds = task.timeout.total_seconds() if task.timeout else server.default_timeout
+    try:
+        return run(
+            server.command,
+            server.settings.environment,
+            Limits(run_seconds, server.settings.grace_seconds),
+            server.channels,
+            task.pk,
+            cancellation,
+            on_start=slot.runs,
+        )
+    finally:
+        slot.runs(0)
+
+
+def finish(record: Record, server: Server) -> Outcome:
+    """Tell everyone how a task ended: the user, the log, and the result object."""
+    result, error = record.result(), record.error
+    if error and error.user_message:
+        tell_user(logging.ERROR, error.user_message, record.task.pk)
+    logger.info("%s", _summary(result))
+    try:
+        store(result, record.task, server.settings.signing_key, server.storage)
+    except ResultNotStored as not_stored:
+        error = not_stored
+    except Exception:
+        logger.exception("The result of task %s could not be uploaded", record.task.pk)
+        error = ResultNotStored()
+    if isinstance(error, ResultNotStored):
+        logger.error("Task %s: %s", record.task.pk, error)
+    return Outcome(result, error)
+
+
+def _summary(result: Result) -> str:
+    error = f" ({result.error.code}: {result.error.message})" if result.error else ""
+    return (
+        f"Task {result.pk} ended with return code {result.return_code}{error}: "
+        f"queued {result.queue_seconds:.3f} s, "
+        f"downloaded {result.input_bytes} bytes in {result.download_seconds:.3f} s, "
+        f"unpacked in {result.unpack_seconds:.3f} s, "
+        f"ran {result.run_seconds:.3f} s with {result.peak_memory_bytes} bytes at most, "
+        f"uploaded {len(result.outputs)} files of {result.output_bytes} bytes in {result.upload_seconds:.3f} s"
+    )

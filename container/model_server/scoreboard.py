@@ -1,0 +1,68 @@
+"""What every process of the server sees of the others: who runs a task, who waits, and whether the set-up is done.
+
+A piece of anonymous memory that PID 1 makes before it forks gunicorn, so all workers share it and no other program
+can reach it. Apache and gunicorn's kin call such a table a scoreboard. Each field is written by one process at a time:
+a slot's by the holder of its lock, the queue's under a lock, `ready` by PID 1.
+"""
+
+import ctypes
+import mmap
+
+
+class SlotEntry(ctypes.Structure):
+    """Who holds a slot: pid 0 is nobody. `group` is the process group of the algorithm, 0 before it runs."""
+
+    _fields_ = (("worker", ctypes.c_int32), ("group", ctypes.c_int32))
+    worker: int
+    group: int
+
+
+class QueueEntry(ctypes.Structure):
+    """Who waits: ticket 0 is a free place; the lowest ticket is next."""
+
+    _fields_ = (("ticket", ctypes.c_uint64), ("worker", ctypes.c_int32))
+    ticket: int
+    worker: int
+
+
+class Scoreboard:
+    """The shared table: `slots` and `queue` are arrays of entries; `ready` is set once the set-up is done."""
+
+    def __init__(self, slots: int, queue_limit: int) -> None:
+        class Table(ctypes.Structure):
+            _fields_ = (
+                ("ready", ctypes.c_int32),
+                ("last_ticket", ctypes.c_uint64),
+                ("slots", SlotEntry * slots),
+                ("queue", QueueEntry * queue_limit),
+            )
+
+        self._table = Table.from_buffer(mmap.mmap(-1, ctypes.sizeof(Table)))
+        self.slots: list[SlotEntry] = list(self._table.slots)
+        self.queue: list[QueueEntry] = list(self._table.queue)
+
+    @property
+    def ready(self) -> bool:
+        return bool(self._table.ready)
+
+    @ready.setter
+    def ready(self, value: bool) -> None:
+        self._table.ready = value
+
+    def next_ticket(self) -> int:
+        """Return a ticket higher than all before; only under the queue's lock."""
+        self._table.last_ticket += 1
+        return int(self._table.last_ticket)
+
+    def forget_waiting(self, worker: int) -> None:
+        """Free the places in the queue of a worker that has ended."""
+        for place in self.queue:
+            if place.worker == worker:
+                place.ticket = 0
+
+    def clear_slots(self, worker: int) -> None:
+        """Free the slots of a worker that has ended, once nothing of its task is left to do."""
+        for slot in self.slots:
+            if slot.worker == worker:
+                slot.group = 0
+                slot.worker = 0

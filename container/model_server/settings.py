@@ -1,0 +1,295 @@
+"""Every setting in one frozen object, built once from the environment and passed down.
+
+This is the only module that reads the environment. A field's first alias is its canonical name, the others are
+names that platforms use already; where several are set the first wins, and an empty string is unset. README.md
+documents each field in a table that a test compares with this class.
+"""
+
+import json
+import os
+from base64 import b64decode
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretBytes,
+    ValidationError,
+    model_validator,
+)
+
+from .cpus import usable_cpus
+from .errors import SettingsInvalid
+
+DROP_IN_PREFIX = "GRAND_CHALLENGE_COMPONENT_"
+"""The prefix of sagemaker-shim's variables."""
+
+MAX_PAYLOAD_PRODUCT_MB = 100
+"""SageMaker's bound on MaxConcurrentTransforms times MaxPayloadInMB (CreateTransformJob)."""
+
+BODY_LIMIT_MB = 110
+"""More than any payload that SageMaker sends to an endpoint or in batch transform."""
+
+WITHHELD_PREFIXES = ("ALGORITHM_", "MODEL_SERVER_", "GRAND_CHALLENGE_")
+PATHS_SHOWN = {
+    "ALGORITHM_INPUT_PATH": "input_path",
+    "ALGORITHM_OUTPUT_PATH": "output_path",
+    "ALGORITHM_MODEL_PATH": "model_path",
+}
+"""What the algorithm is told of our variables: where its folders are, if they were moved."""
+
+AWS_CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID",
+    "AWS_CONFIG_FILE",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_PROFILE",
+    "AWS_ROLE_ARN",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SECURITY_TOKEN",
+    "AWS_SESSION_TOKEN",
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+}
+
+Command = list[str] | str
+"""A Dockerfile's exec form (a list) or shell form (a string)."""
+
+
+def _command(text: str) -> Any:
+    """Read a JSON list or JSON string; anything else is the shell form as it stands."""
+    stripped = text.strip()
+    if not stripped.startswith(("[", '"')):
+        return text
+    try:
+        return json.loads(stripped)
+    except ValueError:
+        raise ValueError("must be a JSON list of strings, or a command line") from None
+
+
+def _b64_command(text: str) -> Any:
+    try:
+        return json.loads(b64decode(text, validate=True))
+    except ValueError:
+        raise ValueError("must be base64 of a JSON list, a JSON string or null") from None
+
+
+def _hex_key(text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        raise ValueError("must be hexadecimal digits, two for each byte") from None
+
+
+def _upper(text: Any) -> Any:
+    return text.upper() if isinstance(text, str) else text
+
+
+Upper = BeforeValidator(_upper)
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Settings(BaseModel):
+    """What an operator can set. Times are in seconds, sizes as named; `description` is the README's sentence."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=False)
+
+    # -- about the program
+    drop_in_entrypoint: Annotated[Command | None, BeforeValidator(_b64_command)] = Field(
+        None,
+        validation_alias=AliasChoices(DROP_IN_PREFIX + "ENTRYPOINT_B64J"),
+        description="The image's ENTRYPOINT as base64 of JSON, as a platform records it; goes before the next.",
+    )
+    drop_in_cmd: Annotated[Command | None, BeforeValidator(_b64_command)] = Field(
+        None,
+        validation_alias=AliasChoices(DROP_IN_PREFIX + "CMD_B64J"),
+        description="The image's CMD as base64 of JSON, as a platform records it; goes before the next.",
+    )
+    entrypoint: Annotated[Command | None, BeforeValidator(_command)] = Field(
+        None,
+        validation_alias=AliasChoices("ALGORITHM_ENTRYPOINT"),
+        description="What to run: a JSON list, or a string for the shell form. Without any command, "
+        "/opt/algorithm/run is run.",
+    )
+    cmd: Annotated[Command | None, BeforeValidator(_command)] = Field(
+        None,
+        validation_alias=AliasChoices("ALGORITHM_CMD"),
+        description="Its arguments, as Docker's CMD: a JSON list, or a string for the shell form.",
+    )
+    input_path: Path = Field(
+        Path("/input"),
+        validation_alias=AliasChoices("ALGORITHM_INPUT_PATH", DROP_IN_PREFIX + "INPUT_PATH"),
+        description="The folder that a task's inputs are staged to.",
+    )
+    output_path: Path = Field(
+        Path("/output"),
+        validation_alias=AliasChoices("ALGORITHM_OUTPUT_PATH", DROP_IN_PREFIX + "OUTPUT_PATH"),
+        description="The folder whose files are uploaded when the algorithm has ended with 0.",
+    )
+    model_path: Path = Field(
+        Path("/opt/ml/model"),
+        validation_alias=AliasChoices("ALGORITHM_MODEL_PATH", DROP_IN_PREFIX + "MODEL_DEST"),
+        description="The folder of the model, as the algorithm is told it.",
+    )
+    grace_seconds: float = Field(
+        5,
+        ge=0,
+        le=100,
+        allow_inf_nan=False,
+        validation_alias=AliasChoices("ALGORITHM_GRACE_SECONDS", DROP_IN_PREFIX + "SIGTERM_GRACE_SECONDS"),
+        description="Seconds between SIGTERM and SIGKILL when the algorithm is ended.",
+    )
+    pass_aws_credentials: bool = Field(
+        False,
+        validation_alias=AliasChoices("ALGORITHM_AWS_CREDENTIALS"),
+        description="Whether the algorithm is given the container's AWS credentials.",
+    )
+
+    # -- about us
+    port: Port = Field(
+        8080,
+        validation_alias=AliasChoices("SAGEMAKER_BIND_TO_PORT"),
+        description="The port that nginx listens on.",
+    )
+    workers: int = Field(
+        default_factory=usable_cpus,
+        ge=1,
+        le=256,
+        validation_alias=AliasChoices("MODEL_SERVER_WORKERS"),
+        description="gunicorn's workers; by default the CPUs that the container may use.",
+    )
+    timeout: float = Field(
+        60,
+        gt=0,
+        allow_inf_nan=False,
+        validation_alias=AliasChoices("MODEL_SERVER_TIMEOUT"),
+        description="Seconds that the algorithm may run for a task posted to `serve` that names no `timeout`.",
+    )
+    queue_places: int = Field(
+        16,
+        ge=0,
+        le=1000,
+        validation_alias=AliasChoices("MODEL_SERVER_QUEUE"),
+        description="Requests that may wait for their turn; raised to SAGEMAKER_MAX_CONCURRENT_TRANSFORMS.",
+    )
+    max_concurrent_transforms: int = Field(
+        1,
+        ge=1,
+        le=1000,
+        validation_alias=AliasChoices("SAGEMAKER_MAX_CONCURRENT_TRANSFORMS"),
+        description="How many requests batch transform will have open at once; the queue has at least as many places.",
+    )
+    batch_strategy: Annotated[Literal["SINGLE_RECORD", "MULTI_RECORD"], Upper] = Field(
+        "SINGLE_RECORD",
+        validation_alias=AliasChoices("MODEL_SERVER_BATCH_STRATEGY", "SAGEMAKER_BATCH_STRATEGY"),
+        description="What /execution-parameters advises: one task a request, or several lines.",
+    )
+    max_payload_mb: int = Field(
+        6,
+        ge=0,
+        le=MAX_PAYLOAD_PRODUCT_MB,
+        validation_alias=AliasChoices("MODEL_SERVER_MAX_PAYLOAD_MB", "SAGEMAKER_MAX_PAYLOAD_IN_MB"),
+        description="What /execution-parameters advises as the largest body, in MB; 0 is unlimited. "
+        "Bodies up to 110 MB are taken in any case.",
+    )
+    signing_key: Annotated[SecretBytes | None, BeforeValidator(_hex_key)] = Field(
+        None,
+        validation_alias=AliasChoices("MODEL_SERVER_SIGNING_KEY_HEX", DROP_IN_PREFIX + "SIGNING_KEY_HEX"),
+        description="The HMAC-SHA256 key that results are signed with, as hexadecimal; without it they are not signed.",
+    )
+    transfers: int = Field(
+        16,
+        ge=1,
+        le=256,
+        validation_alias=AliasChoices("MODEL_SERVER_TRANSFERS", DROP_IN_PREFIX + "ASYNC_CONCURRENCY"),
+        description="Files that a worker copies from or to S3 at the same time.",
+    )
+    run_path: Path | None = Field(
+        None,
+        validation_alias=AliasChoices("MODEL_SERVER_RUN_PATH"),
+        description="The folder for sockets, locks and nginx's files; by default a fresh one in /dev/shm, removed at "
+        "the end.",
+    )
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], Upper] = Field(
+        "INFO",
+        validation_alias=AliasChoices("LOG_LEVEL"),
+        description="The least level of our own log lines; the algorithm's are always there.",
+    )
+    s3_endpoint: str | None = Field(
+        None,
+        validation_alias=AliasChoices("AWS_S3_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+        pattern=r"^https?://\S+$",
+        description="The address of the S3 server, where it is not AWS's own.",
+    )
+
+    _environment: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
+        """Build the settings; raises SettingsInvalid with one line for each variable that can't be used."""
+        try:
+            settings = cls.model_validate({name: value for name, value in environ.items() if value != ""})
+        except ValidationError as error:
+            raise SettingsInvalid([_line(fault) for fault in error.errors(include_url=False)]) from None
+        settings._environment = settings._algorithm_environment(environ)
+        return settings
+
+    @model_validator(mode="after")
+    def _payloads_fit(self) -> Self:
+        if self.slots * self.max_payload_mb > MAX_PAYLOAD_PRODUCT_MB:
+            raise ValueError(
+                f"MODEL_SERVER_MAX_PAYLOAD_MB times the tasks at a time must be at most {MAX_PAYLOAD_PRODUCT_MB}"
+            )
+        return self
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The algorithm's environment: the image's, without our variables and the AWS credentials."""
+        return self._environment
+
+    @property
+    def slots(self) -> int:
+        """How many tasks run at a time: /input and /output exist once, so one."""
+        return 1
+
+    @property
+    def body_limit_mb(self) -> int:
+        """The largest body that is read, in MB; 0 is unlimited, as SageMaker's MaxPayloadInMB has it."""
+        return BODY_LIMIT_MB if self.max_payload_mb else 0
+
+    @property
+    def queue_limit(self) -> int:
+        return max(self.queue_places, self.max_concurrent_transforms)
+
+    def _algorithm_environment(self, environ: Mapping[str, str]) -> dict[str, str]:
+        kept = {
+            name: value
+            for name, value in environ.items()
+            if not name.upper().startswith(WITHHELD_PREFIXES)
+            and (self.pass_aws_credentials or name not in AWS_CREDENTIALS)
+        }
+        for name, field in PATHS_SHOWN.items():
+            path = getattr(self, field)
+            if path != type(self).model_fields[field].default:
+                kept[name] = str(path)
+        return kept
+
+
+def _line(fault: Any) -> str:
+    """Say what is wrong with one variable; a secret's value is never repeated."""
+    name = str(fault["loc"][0]) if fault["loc"] else ""
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    if not name:
+        return message
+    message = message[0].lower() + message[1:]
+    if name.endswith(("SIGNING_KEY_HEX", "_B64J")):
+        return f"{name}: {message}"
+    return f"{name}: {message}, not {fault['input']!r:.100}"

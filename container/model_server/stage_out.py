@@ -1,0 +1,115 @@
+"""/output -> S3: every regular file, in order of its path, several at a time.
+
+What can't be uploaded (a link that leaves the folder, a device, a name that is no key) is refused one by one and named
+in the result; the good files are uploaded all the same.
+"""
+
+import os
+import time
+from concurrent.futures import FIRST_EXCEPTION, wait
+from dataclasses import dataclass, field
+
+from .beneath import Refused, open_file, open_folder
+from .errors import OutputsNotStored
+from .folder import TaskFolder
+from .storage import ObjectForbidden, ObjectMissing, Storage
+from .task import Task
+
+RESERVED = ".sagemaker_shim"
+"""The folder of the result object: what an algorithm writes there is never uploaded."""
+
+MAX_KEY_BYTES = 1024  # S3's
+TOO_LONG = "its path is too long for a key"
+
+Parts = tuple[str, ...]
+
+
+@dataclass
+class StagedOut:
+    """What was uploaded: relative paths in order, the refused ones with the reason, bytes, and seconds."""
+
+    files: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+    bytes: int = 0
+    seconds: float = 0.0
+
+
+def stage_out(task: Task, folder: TaskFolder, storage: Storage, staged: StagedOut) -> None:
+    """Upload all outputs of a task, and note in `staged` which; raises OutputsNotStored or a storage error.
+
+    It is not cancelled: once the algorithm has ended well, its results are not thrown away.
+    """
+    started = time.monotonic()
+    root = os.open(folder.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        found, staged.refused = _entries(root)
+        transfers = {parts: storage.pool.submit(_upload, task, folder, root, parts, storage) for parts in found}
+        wait(transfers.values(), return_when=FIRST_EXCEPTION)
+        for transfer in transfers.values():
+            transfer.cancel()  # does nothing unless one has failed
+        wait(transfers.values())
+    finally:
+        os.close(root)
+        staged.seconds = time.monotonic() - started
+    if fault := next((error for t in transfers.values() if not t.cancelled() and (error := t.exception())), None):
+        if isinstance(fault, (ObjectMissing, ObjectForbidden)):
+            raise OutputsNotStored from fault
+        raise fault
+    for parts, transfer in transfers.items():
+        outcome = transfer.result()
+        if isinstance(outcome, Refused):
+            staged.refused[_shown(parts)] = str(outcome)
+        elif outcome is not None:
+            staged.files.append("/".join(parts))
+            staged.bytes += outcome
+
+
+def _entries(root: int) -> tuple[list[Parts], dict[str, str]]:
+    """Return the paths of all that is no folder, sorted, and the folders that can't be looked into."""
+    found: list[Parts] = []
+    refused: dict[str, str] = {}
+    ahead: list[Parts] = [()]
+    while ahead:
+        parts = ahead.pop()
+        try:
+            folder = open_folder(root, parts)
+        except PermissionError:
+            refused[_shown(parts)] = "it may not be read"
+            continue
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    inner = (*parts, entry.name)
+                    if not entry.is_dir(follow_symlinks=False):
+                        found.append(inner)
+                    elif len("/".join(inner)) < MAX_KEY_BYTES:
+                        ahead.append(inner)
+                    else:
+                        refused[_shown(inner)] = TOO_LONG
+        finally:
+            os.close(folder)
+    return sorted(found, key="/".join), refused
+
+
+def _upload(task: Task, folder: TaskFolder, root: int, parts: Parts, storage: Storage) -> int | Refused | None:
+    """Upload one entry and return its size; None for a file that was there before us and is unchanged."""
+    if parts[0] == RESERVED:
+        return Refused("its folder is reserved for the result")
+    key = task.output_prefix + "/".join(parts)
+    try:
+        if len(key.encode()) > MAX_KEY_BYTES:
+            return Refused(TOO_LONG)
+        descriptor = open_file(root, folder.path, parts)
+    except UnicodeEncodeError:
+        return Refused("its name is not UTF-8")
+    except Refused as refusal:
+        return refusal
+    with os.fdopen(descriptor, "rb") as file:
+        if folder.was_here(parts, os.fstat(descriptor)):
+            return None
+        return storage.put_file(file, task.output_bucket_name, key)
+
+
+def _shown(parts: Parts) -> str:
+    """Return a path as it can be written into JSON, whatever bytes it has."""
+    return "/".join(parts).encode(errors="replace").decode()

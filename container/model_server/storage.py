@@ -1,0 +1,181 @@
+"""S3, as far as we need it: get an object into a file, put a file, put bytes. The one seam to the storage.
+
+Only s3:GetObject on inputs and s3:PutObject on outputs are needed: no HEAD, no list, no abort. Every request is tried
+again with growing pauses for about a minute, from its start: a body that broke off, was too short or had a wrong
+checksum is fetched anew, and a file appears under its name only when it is whole.
+"""
+
+import os
+import random
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
+
+from .cancellation import Cancellation
+from .errors import StorageRefused, StorageUnavailable
+from .logs import logger
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+
+CHUNK_BYTES = 1024 * 1024
+WHOLE_BYTES = 64 * 1024 * 1024
+"""Up to this size an object is put in one request, above in parts."""
+
+MAX_PARTS = 10_000
+ATTEMPTS = 18
+"""With the pauses below, S3 may fail for about a minute before we give up."""
+
+FIRST_PAUSE_SECONDS = 0.2
+LONGEST_PAUSE_SECONDS = 5.0
+
+PASSING_CODES = {"ExpiredToken", "RequestTimeout", "RequestTimeTooSkewed", "SlowDown", "Throttling", "OperationAborted"}
+CREDENTIALS_CODES = {"InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch"}
+
+T = TypeVar("T")
+
+
+class ObjectMissing(Exception):
+    """The object does not exist."""
+
+
+class ObjectForbidden(Exception):
+    """The object does not exist, or we may not read it: without the right to list, S3 answers 403 for both."""
+
+
+class Storage:
+    """An S3 client and a pool of threads for it; made at first use, then shared by all threads of a process."""
+
+    def __init__(self, endpoint: str | None, transfers: int, attempts: int = ATTEMPTS) -> None:
+        self._endpoint = endpoint
+        self._transfers = transfers
+        self._attempts = attempts
+        self._making = threading.Lock()
+
+    @cached_property
+    def pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self._transfers, thread_name_prefix="transfer")
+
+    @property
+    def client(self) -> "S3Client":
+        with self._making:
+            return self._client
+
+    @cached_property
+    def _client(self) -> "S3Client":
+        import boto3  # not at the top: it takes half a second, which /ping need not wait for
+        from botocore.config import Config
+
+        config = Config(
+            max_pool_connections=self._transfers + 2,
+            retries={"mode": "standard", "total_max_attempts": 1},  # `_retried` does it, for bodies too
+            connect_timeout=10,
+            read_timeout=60,
+        )
+        return boto3.session.Session().client("s3", endpoint_url=self._endpoint, config=config)
+
+    def get_file(self, bucket: str, key: str, path: str, cancellation: Cancellation) -> int:
+        """Get an object into a new file and return its size; raises ObjectMissing, ObjectForbidden and the rest."""
+        return self._retried(lambda: self._get_file(bucket, key, path, cancellation), cancellation)
+
+    def _get_file(self, bucket: str, key: str, path: str, cancellation: Cancellation) -> int:
+        body = self.client.get_object(Bucket=bucket, Key=key)["Body"]
+        size = 0
+        with body, open(path, "wb", buffering=0) as file:
+            while chunk := body.read(CHUNK_BYTES):
+                cancellation.raise_if_set()
+                _write_all(file.fileno(), chunk)
+                size += len(chunk)
+        return size
+
+    def get_bytes(self, bucket: str, key: str) -> bytes:
+        """Return a small object; raises as `get_file`."""
+        data: bytes = self._retried(lambda: self.client.get_object(Bucket=bucket, Key=key)["Body"].read())
+        return data
+
+    def put_file(self, file: BinaryIO, bucket: str, key: str, cancellation: Cancellation | None = None) -> int:
+        """Put an open regular file and return its size."""
+        return self._retried(lambda: self._put_file(file, bucket, key), cancellation)
+
+    def _put_file(self, file: BinaryIO, bucket: str, key: str) -> int:
+        size = os.fstat(file.fileno()).st_size
+        if size <= WHOLE_BYTES:
+            file.seek(0)
+            self.client.put_object(Bucket=bucket, Key=key, Body=file)
+            return size
+        from boto3.s3.transfer import TransferConfig
+
+        config = TransferConfig(multipart_chunksize=max(WHOLE_BYTES // 4, size // MAX_PARTS + 1), max_concurrency=4)
+        # by its descriptor, not by its name: each part opens the file anew, and the name may be another file's by now
+        self.client.upload_file(f"/proc/self/fd/{file.fileno()}", bucket, key, Config=config)
+        return size
+
+    def put_bytes(self, data: bytes, bucket: str, key: str, metadata: dict[str, str]) -> None:
+        """Put a small object with its metadata."""
+        self._retried(lambda: self.client.put_object(Bucket=bucket, Key=key, Body=data, Metadata=metadata))
+
+    def _retried(self, attempt: Callable[[], T], cancellation: Cancellation | None = None) -> T:
+        """Return what the attempt returns, trying again while S3 or the way to it fails."""
+        pause = FIRST_PAUSE_SECONDS
+        for attempts_left in reversed(range(self._attempts)):
+            try:
+                return attempt()
+            except Exception as error:
+                logger.debug("S3: %s", error)
+                if (final := _final_error(error)) or not attempts_left:
+                    logger.error("S3: %s", _without_names(error))
+                    raise final or StorageUnavailable from error
+                logger.warning("S3: %s; trying again in %.1f s", _without_names(error), pause)
+            delay = pause * random.uniform(0.8, 1.0)  # noqa: S311 - not a secret
+            cancellation.wait(delay) if cancellation else time.sleep(delay)
+            pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+        raise AssertionError("unreachable")
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _final_error(error: BaseException) -> BaseException | None:
+    """Return what to raise at once, or None for a fault that may pass."""
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import (
+        BotoCoreError,
+        ClientError,
+        NoCredentialsError,
+        ParamValidationError,
+        PartialCredentialsError,
+    )
+
+    if isinstance(error, Boto3Error) and error.__context__:  # S3UploadFailedError holds its cause as text only
+        return _final_error(error.__context__)
+    if isinstance(error, ClientError):
+        return _final_answer(error.response["ResponseMetadata"]["HTTPStatusCode"], error.response["Error"]["Code"])
+    if isinstance(error, (NoCredentialsError, PartialCredentialsError)):
+        return StorageRefused()
+    if isinstance(error, ParamValidationError):
+        return ObjectForbidden()
+    return None if isinstance(error, BotoCoreError) else error
+
+
+def _final_answer(status: int, code: str) -> Exception | None:
+    if status >= 500 or status == 429 or code in PASSING_CODES:
+        return None
+    if code in CREDENTIALS_CODES:
+        return StorageRefused()
+    return ObjectMissing() if status == 404 else ObjectForbidden()
+
+
+def _without_names(error: BaseException) -> str:
+    """Describe an error without the key and the address that its own text holds."""
+    from botocore.exceptions import ClientError
+
+    if isinstance(error, ClientError):
+        status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+        return f"{error.operation_name} was answered {status} {error.response['Error']['Code']}"
+    return type(error).__name__

@@ -1,0 +1,229 @@
+"""PID 1 of `serve`: starts gunicorn, then nginx, watches both, and never exits before its children.
+
+    main loop: a signal | a child's end | a line of nginx or gunicorn | a worker's word about its tasks | the clock
+
+Signal handlers only write to the wake-up socket. gunicorn is forked before there is any thread, so it begins with
+what PID 1 has imported; nginx is started once gunicorn answers, so no early request finds nobody.
+"""
+
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable
+from functools import partial
+
+from . import lost_tasks, nginx
+from .children import Child, adopt_orphans, all_children, kill, reap, start
+from .command import algorithm_command
+from .errors import Interrupted, WorkerLost
+from .folder import claim
+from .gunicorn_app import Inherited, answers_ping, run_gunicorn
+from .ledger import Ledger
+from .log_channel import LogChannels
+from .logs import configure, logger
+from .processes import end_group, signal_group
+from .run_folder import run_folder
+from .scoreboard import Scoreboard
+from .settings import Settings
+
+STOP_SECONDS = 25.0
+"""From the word to stop until we are gone, whatever happens: SageMaker kills after 30 s."""
+
+START_SECONDS = 120.0
+START_POLL_SECONDS = 0.02
+ORPHANS_SECONDS = 2.0
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+
+
+def serve(settings: Settings) -> int:
+    """Serve until told to stop, and return the exit code; raises SettingsInvalid and StartFailed."""
+    command = algorithm_command(settings)
+    nginx.executable()
+    channels = LogChannels()
+    configure(channels, settings.log_level)
+    adopt_orphans()
+    with run_folder(settings.run_path) as folder:
+        supervisor = Supervisor(
+            Inherited(
+                settings=settings,
+                command=command,
+                input=claim(settings.input_path, 0o755),
+                output=claim(settings.output_path, 0o777),
+                folder=folder,
+                channels=channels,
+                scoreboard=Scoreboard(settings.slots, settings.queue_limit),
+                ledger=Ledger(),
+            )
+        )
+        supervisor.start_gunicorn()
+        with channels.relayed():
+            return supervisor.run()
+
+
+class Supervisor:
+    """The state of PID 1: its children, whether it is stopping, and by when it has to have started or be gone."""
+
+    def __init__(self, inherited: Inherited) -> None:
+        self._inherited = inherited
+        self._scoreboard = inherited.scoreboard
+        self._ledger = inherited.ledger
+        self._gunicorn: Child | None = None
+        self._nginx: Child | None = None
+        self._children: dict[int, Child] = {}
+        self._reports: dict[int, int] = {}  # pid of the process that reports: worker whose tasks it reports
+        self._stopping = False
+        self._exit_code = 0
+        self._deadline = time.monotonic() + START_SECONDS
+        self._selector = selectors.DefaultSelector()
+        self._signals = _signal_socket()
+        self._selector.register(self._signals, selectors.EVENT_READ, self._take_signals)
+        self._selector.register(self._ledger, selectors.EVENT_READ, self._hear_workers)
+
+    def start_gunicorn(self) -> None:
+        """Fork gunicorn; before there is any thread."""
+        self._gunicorn = self._start("gunicorn", partial(run_gunicorn, self._inherited))
+
+    def run(self) -> int:
+        """Watch over the children until all are gone, and return the exit code."""
+        if self._inherited.settings.signing_key is None:
+            logger.warning("There is no signing key: results are not signed")
+        while not (self._stopping and self._all_ended()):
+            for key, _ in self._selector.select(START_POLL_SECONDS if self._is_starting() else 0.5):
+                key.data()
+            if self._is_starting():
+                self._go_on_starting()
+            elif self._stopping and time.monotonic() > self._deadline:
+                self._kill_everything()
+        self._end_orphans()
+        logger.info("Stopped")
+        return self._exit_code
+
+    # -- starting
+
+    def _is_starting(self) -> bool:
+        return not self._stopping and not self._scoreboard.ready
+
+    def _go_on_starting(self) -> None:
+        settings, folder = self._inherited.settings, self._inherited.folder
+        if time.monotonic() > self._deadline:
+            self._fail(f"The server did not start within {START_SECONDS:g} s")
+        elif self._nginx is None:
+            if answers_ping(folder.socket):
+                self._nginx = self._start("nginx", nginx.body(settings, folder), end_with=signal.SIGQUIT)
+        elif nginx.is_listening(folder):
+            self._scoreboard.ready = True
+            logger.info(
+                "Serving on port %d: %d workers, %d task at a time, %d places to wait",
+                settings.port,
+                settings.workers,
+                settings.slots,
+                settings.queue_limit,
+            )
+
+    def _start(
+        self, name: str, body: Callable[[], None], stdin: int | None = None, end_with: int = signal.SIGTERM
+    ) -> Child:
+        child = start(name, body, stdin, end_with)
+        self._children[child.pid] = child
+        self._selector.register(child.output, selectors.EVENT_READ, partial(self._read_output, child))
+        return child
+
+    def _read_output(self, child: Child) -> None:
+        if not child.output.read():
+            self._selector.unregister(child.output)
+            child.output.close()
+
+    # -- what happens while it runs
+
+    def _take_signals(self) -> None:
+        for signum in self._signals.recv(4096):
+            if signum in STOP_SIGNALS:
+                logger.info("Received %s", signal.Signals(signum).name)
+                self._stop()
+        for pid, code in reap():
+            if child := self._children.pop(pid, None):
+                self._child_ended(child, code)
+            else:  # a worker whose arbiter is gone, or what a task left behind
+                self._worker_ended(pid)
+
+    def _child_ended(self, child: Child, code: int) -> None:
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        if (worker := self._reports.pop(child.pid, None)) is not None:
+            if code:
+                logger.error("The results of lost tasks could not be stored: %s %s", child.name, how)
+            self._scoreboard.clear_slots(worker)
+        elif not self._stopping:
+            self._fail(f"{child.name} {how}")
+
+    def _hear_workers(self) -> None:
+        for worker in self._ledger.receive():
+            self._worker_ended(worker)
+
+    def _worker_ended(self, worker: int) -> None:
+        """End what a worker ran and have its tasks reported; until then nobody else gets its slot."""
+        for slot in self._scoreboard.slots:
+            if slot.worker == worker and slot.group:
+                end_group(slot.group)
+        tasks = self._ledger.take_unfinished(worker)
+        if not tasks:
+            self._scoreboard.clear_slots(worker)
+            return
+        logger.error("Worker %d ended with %d unfinished tasks", worker, len(tasks))
+        told = lost_tasks.reporter_input(tasks, Interrupted if self._stopping else WorkerLost)
+        child = self._start("report", lost_tasks.reporter_body(), stdin=told)
+        self._reports[child.pid] = worker
+
+    # -- stopping
+
+    def _fail(self, why: str) -> None:
+        logger.critical("Stopping: %s", why)
+        self._exit_code = 1
+        self._stop()
+
+    def _stop(self) -> None:
+        """Ask everything to end; tasks are cancelled by their workers, answers still go out through nginx."""
+        if self._stopping:
+            return
+        self._stopping = True
+        self._deadline = time.monotonic() + STOP_SECONDS
+        if self._gunicorn and not self._gunicorn.signal(signal.SIGTERM):
+            signal_group(self._gunicorn.pid, signal.SIGTERM)  # workers whose arbiter is gone
+        if self._nginx:
+            self._nginx.signal(signal.SIGQUIT)
+
+    def _all_ended(self) -> bool:
+        if self._children or (self._gunicorn and signal_group(self._gunicorn.pid, 0)):
+            return False
+        self._hear_workers()
+        for worker in self._ledger.workers():
+            self._worker_ended(worker)
+        return not self._children
+
+    def _kill_everything(self) -> None:
+        logger.error("Not everything ended within %g s; killing it", STOP_SECONDS)
+        for slot in self._scoreboard.slots:
+            if slot.group:
+                signal_group(slot.group, signal.SIGKILL)
+        for child in list(self._children.values()):
+            signal_group(child.pid, signal.SIGKILL)
+        self._deadline += 1
+
+    def _end_orphans(self) -> None:
+        """End what left the process groups of its task; as PID 1 we are its parent."""
+        deadline = time.monotonic() + ORPHANS_SECONDS
+        while (orphans := all_children()) and time.monotonic() < deadline:
+            for pid in orphans:
+                kill(pid)
+            reap()
+            time.sleep(START_POLL_SECONDS)
+
+
+def _signal_socket() -> socket.socket:
+    """Return a socket that yields the number of each signal as a byte; the handlers themselves do nothing."""
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    for signum in (*STOP_SIGNALS, signal.SIGCHLD):
+        signal.signal(signum, lambda *_: None)
+    signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
+    return reader

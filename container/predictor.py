@@ -1,0 +1,169 @@
+"""The Flask predictor: the three routes of a SageMaker container, and JSON for every error.
+
+4xx: the request was wrong, the same will fail again. 200: the task ran, or could not for a reason in the task or the
+algorithm; read `return_code` and `error`. 5xx: we failed, a retry may help.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from flask import Flask, Response, request
+from model_server import errors
+from model_server.admission import admitted
+from model_server.cancellation import Cancellation
+from model_server.client import watched
+from model_server.logs import logger
+from model_server.result import MAX_HTTP_BYTES
+from model_server.runner import Outcome, Server, run_task
+from model_server.scoreboard import Scoreboard
+from model_server.slot import Slots
+from model_server.task import Task, parse_body
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge
+
+LINES_TYPES = ("application/jsonlines", "application/x-jsonlines", "application/x-ndjson")
+MEGABYTE = 1000 * 1000
+
+
+class Ledger(Protocol):
+    """Is told which tasks this process has, so that none is lost when the process is."""
+
+    def accepted(self, tasks: list[Task]) -> None: ...
+
+    def finished(self, task: Task) -> None: ...
+
+
+class Predictor:
+    """Runs the tasks that are posted to one worker, and ends them when the worker stops."""
+
+    def __init__(self, server: Server, scoreboard: Scoreboard, slots: Slots, ledger: Ledger) -> None:
+        self.server = server
+        self.scoreboard = scoreboard
+        self._slots = slots
+        self._ledger = ledger
+        self._running: set[Cancellation] = set()
+        self._stopping = False
+
+    def run(self, tasks: list[Task], arrived: float) -> list[Outcome]:
+        """Run tasks one after another in one slot, for as long as the client of this request stays."""
+        with (
+            self._cancellable() as cancellation,
+            watched(request.environ.get("gunicorn.socket"), cancellation),
+            admitted(self._slots, self.scoreboard, cancellation) as slot,
+        ):
+            queue_seconds = time.monotonic() - arrived
+            self._ledger.accepted(tasks)
+            outcomes = []
+            for task in tasks:
+                outcomes.append(run_task(task, slot, self.server, cancellation, queue_seconds))
+                self._ledger.finished(task)
+            return outcomes
+
+    @contextmanager
+    def _cancellable(self) -> Iterator[Cancellation]:
+        cancellation = Cancellation()
+        self._running.add(cancellation)
+        if self._stopping:
+            cancellation.cancel(errors.Interrupted())
+        try:
+            yield cancellation
+        finally:
+            self._running.discard(cancellation)
+
+    def stop(self) -> None:
+        """End all tasks, running and waiting; a signal handler may call this."""
+        self._stopping = True
+        for cancellation in list(self._running):
+            cancellation.cancel(errors.Interrupted())
+
+
+def create_app(predictor: Predictor) -> Flask:
+    """Return the WSGI application of a worker."""
+    app = Flask(__name__, static_folder=None)
+    settings = predictor.server.settings
+    app.config["MAX_CONTENT_LENGTH"] = settings.body_limit_mb * MEGABYTE or None
+    app.url_map.strict_slashes = True
+
+    @app.route("/ping", methods=["GET", "HEAD", "POST"], provide_automatic_options=False)
+    def ping() -> Response:
+        response = Response(status=200 if predictor.scoreboard.ready else 503)
+        del response.headers["Content-Type"]
+        return response
+
+    @app.route("/execution-parameters", methods=["GET"], provide_automatic_options=False)
+    def execution_parameters() -> Response:
+        return _json(
+            200,
+            {
+                "MaxConcurrentTransforms": settings.slots,
+                "BatchStrategy": settings.batch_strategy,
+                "MaxPayloadInMB": settings.max_payload_mb,
+            },
+        )
+
+    @app.route("/invocations", methods=["POST"], provide_automatic_options=False)
+    def invocations() -> Response:
+        arrived = time.monotonic()
+        if not predictor.scoreboard.ready:
+            raise errors.NotReady
+        tasks, as_lines = parse_body(request.get_data(), lines=_promises_lines())
+        return _answer(predictor.run(tasks, arrived), as_lines)
+
+    @app.errorhandler(errors.LongshoreError)
+    def refused(error: errors.LongshoreError) -> Response:
+        if request.path == "/invocations":
+            logger.info("A request was answered %d (%s: %s)", error.http_status, error.code, error)
+        return _error(error)
+
+    @app.errorhandler(HTTPException)
+    def not_served(exception: HTTPException) -> Response:
+        if isinstance(exception, NotFound):
+            return refused(errors.RouteMissing())
+        if isinstance(exception, RequestEntityTooLarge):
+            return refused(errors.BodyTooLarge())
+        if isinstance(exception, MethodNotAllowed):
+            response = refused(errors.MethodNotAllowed())
+            response.headers["Allow"] = ", ".join(sorted(exception.valid_methods or ()))
+            return response
+        return refused(errors.BodyUnreadable())
+
+    @app.errorhandler(Exception)
+    def failed(exception: Exception) -> Response:
+        logger.error("A request failed unexpectedly", exc_info=exception)
+        return refused(errors.InternalError())
+
+    return app
+
+
+def _promises_lines() -> bool:
+    """Say whether the content type is that of lines; raises ContentTypeUnsupported for one that is no task's."""
+    kind = request.mimetype
+    if kind in LINES_TYPES:
+        return True
+    if kind and kind != "application/json" and not kind.endswith("+json"):
+        raise errors.ContentTypeUnsupported
+    return False
+
+
+def _answer(outcomes: list[Outcome], as_lines: bool) -> Response:
+    """Answer with the results, or with the first error that a retry may help against."""
+    for outcome in outcomes:
+        if outcome.error and outcome.error.http_status >= 500:
+            return _error(outcome.error)
+    documents = [outcome.result.http_document(MAX_HTTP_BYTES // len(outcomes)) for outcome in outcomes]
+    if as_lines:
+        return Response(b"".join(line + b"\n" for line in documents), 200, mimetype=LINES_TYPES[0])
+    return Response(documents[0], 200, mimetype="application/json")
+
+
+def _error(error: errors.LongshoreError) -> Response:
+    response = _json(error.http_status, {"detail": error.detail, "error": error.as_json()})
+    if isinstance(error, errors.QueueFull):
+        response.headers["Retry-After"] = str(error.retry_after_seconds)
+    return response
+
+
+def _json(status: int, value: object) -> Response:
+    return Response(json.dumps(value, separators=(",", ":")), status, mimetype="application/json")
