@@ -112,7 +112,7 @@ class ModelServer(Application):
 
         PID 1 does what takes time.
         """
-        pid = worker.pid
+        pid = int(worker.pid)
         for slot in self._inherited.scoreboard.slots:
             if slot.worker == pid and slot.group:
                 end_group(slot.group)
