@@ -54,4 +54,6 @@ def run_list(
                     skip_reason = cancellation.reason or TaskSkipped()
             all_stored = all_stored and not isinstance(outcome.error, ResultNotStored)
             on_progress()
+    if not skip_reason:
+        logger.info("Model invocation complete")
     return all_stored

@@ -71,13 +71,13 @@ def invoke(settings: Settings, tasks: str | None, file: str | None) -> int:
 
     Exits with 0 when every task has a stored result, also one that failed or was skipped: the result says so.
     """
-    command = algorithm_command(settings)
     storage = Storage(settings.s3_endpoint, settings.transfers)
     channels = LogChannels()
     configure(channels, settings.log_level)
-    listed = _listed_tasks(tasks, file, storage)
     cancellation = Cancellation()
     stop = Stop(cancellation)
+    listed = _listed_tasks(tasks, file, storage)
+    command = algorithm_command(settings)
     scoreboard = Scoreboard(settings.slots, settings.queue_limit)
     with run_folder(settings.run_path) as folder, progress(len(listed)) as bar:
         server = Server(
@@ -92,7 +92,6 @@ def invoke(settings: Settings, tasks: str | None, file: str | None) -> int:
         with channels.relayed(on_terminal=bar.around):
             logger.info("Invoking the model for %d tasks", len(listed))
             stored = run_list(listed, server, Slots(folder.locks, scoreboard), scoreboard, cancellation, bar.advance)
-            logger.info("Model invocation complete")
     if stop.signum == signal.SIGINT:
         raise click.Abort
     if stop.signum:

@@ -20,7 +20,7 @@ class Progress:
         """Count one task as done."""
         if self._bar:
             self._bar.make_step(1)
-            self._draw(b"")
+            self.draw()
 
     def around(self, records: bytes) -> bytes:
         """Return what to write to the terminal so that log records appear above the bar."""
@@ -29,8 +29,9 @@ class Progress:
         line: str = self._bar.format_progress_line()
         return CLEAR_LINE.encode() + records + line.encode()
 
-    def _draw(self, records: bytes) -> None:
-        sys.stderr.buffer.write(self.around(records))
+    def draw(self) -> None:
+        """Draw the bar anew, on the line that it is on."""
+        sys.stderr.buffer.write(self.around(b""))
         sys.stderr.buffer.flush()
 
 
@@ -42,7 +43,7 @@ def progress(tasks: int) -> Iterator[Progress]:
         return
     bar: Any = click.progressbar(length=tasks, label="Tasks", show_pos=True, file=sys.stderr)
     shown = Progress(bar)
-    shown._draw(b"")
+    shown.draw()
     yield shown
-    shown._draw(b"")
+    shown.draw()
     print(file=sys.stderr)
