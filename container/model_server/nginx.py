@@ -48,6 +48,9 @@ class NginxTemplate(string.Template):
     delimiter = "@"
 
 
+CONFIGURATION = "nginx/nginx.conf"
+
+
 def executable() -> str:
     """Return the path of nginx; raises StartFailed."""
     path = os.pathsep.join([os.defpath, "/usr/local/sbin", "/usr/sbin"])
@@ -59,12 +62,13 @@ def executable() -> str:
 
 def body(settings: Settings, folder: RunFolder) -> Callable[[], None]:
     """Return what nginx's process does: it drops root's rights, if it has them, and becomes nginx."""
-    configuration = folder.nginx / "nginx.conf"
-    configuration.write_text(_render(settings, folder))
-    return partial(_become_nginx, [executable(), "-e", "stderr", "-c", str(configuration)], folder.nginx_id)
+    (folder.path / CONFIGURATION).write_text(_render(settings, folder))
+    argv = [executable(), "-e", "stderr", "-p", ".", "-c", CONFIGURATION]
+    return partial(_become_nginx, argv, folder.path, folder.nginx_id)
 
 
-def _become_nginx(argv: list[str], user: int | None) -> None:
+def _become_nginx(argv: list[str], folder: Path, user: int | None) -> None:
+    os.chdir(folder)  # all its paths are relative to it: it may lie where the user that nginx drops to can't go
     if user is not None:  # not by nginx itself: it looks users up by name, and an image may have no /etc/passwd
         os.setgroups([])
         os.setresgid(user, user, user)
@@ -82,12 +86,13 @@ def _pid_file(folder: RunFolder) -> Path:
 
 
 def _render(settings: Settings, folder: RunFolder) -> str:
+    inside = folder.bodies.is_relative_to(folder.path)
     return NginxTemplate(TEMPLATE.read_text()).substitute(
         port=settings.port,
-        socket=_quoted(f"unix:{folder.socket}"),
-        pid=_quoted(_pid_file(folder)),
-        bodies=_quoted(folder.bodies),
-        temporary=folder.nginx,
+        socket=folder.socket.relative_to(folder.path),
+        pid=_pid_file(folder).relative_to(folder.path),
+        temporary=folder.nginx.relative_to(folder.path),
+        bodies=_quoted(os.path.relpath(folder.bodies, folder.path) if inside else folder.bodies),
         body_limit=f"{settings.body_limit_mb}m",
         error_pages="\n".join(
             f"        error_page {code} {ERROR_PATH}{status};"

@@ -2,9 +2,10 @@
 
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +20,10 @@ MAX_SOCKET_PATH_BYTES = 107
 
 @dataclass(frozen=True)
 class RunFolder:
-    """`locks` is for us alone, `nginx` for nginx, `gunicorn` holds the socket between the two; `bodies` is where
-    nginx buffers large request bodies. `nginx_id` is None when nginx runs as the user that we are."""
+    """`locks` is for us alone, `nginx` for nginx, and the socket between nginx and gunicorn is in a folder of its own.
+
+    `bodies` is where nginx buffers large request bodies; `nginx_id` is None when nginx runs as the user that we are.
+    """
 
     path: Path
     bodies: Path
@@ -40,45 +43,61 @@ class RunFolder:
 
 
 @contextmanager
-def run_folder(path: Path | None) -> Iterator[RunFolder]:
-    """Make the folders for the block, at a path or at a fresh one, and remove them after it; raises StartFailed."""
-    made: list[Path] = []
-    try:
+def run_folder(parent: Path | None) -> Iterator[RunFolder]:
+    """Make the folders for the block, fresh ones in a folder that may be shared, and remove them after it.
+
+    Raises StartFailed.
+    """
+    with ExitStack() as made:
         try:
-            folder = _make(path, made)
+            folder = _make(parent, made)
         except OSError as error:
-            raise StartFailed(f"The server's own folder can not be made: {error}") from error
+            raise StartFailed(f"The server's own folders can not be made: {error}") from error
         yield folder
-    finally:
-        for path in made:
-            shutil.rmtree(path, ignore_errors=True)
 
 
-def _make(path: Path | None, made: list[Path]) -> RunFolder:
-    if path is None:
-        shared = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else Path(tempfile.gettempdir())
-        path = Path(tempfile.mkdtemp(prefix="longshore-", dir=shared))
-    else:
-        path.mkdir(parents=True, exist_ok=True)
-    made.append(path)
-    bodies = Path(tempfile.mkdtemp(prefix="longshore-bodies-"))
-    made.append(bodies)
-    folder = RunFolder(path, bodies, _nginx_id(path))
+def _make(parent: Path | None, made: ExitStack) -> RunFolder:
+    if parent:
+        parent.mkdir(parents=True, exist_ok=True)
+    path = _fresh(parent or _shared_memory(), made)
+    nginx_id = _nginx_id(path)
+    bodies = path / "nginx" / "bodies"
+    if parent is None and (roomy := _roomy_folder(nginx_id)):
+        bodies = _fresh(roomy, made)
+    folder = RunFolder(path, bodies, nginx_id)
     if len(os.fsencode(folder.socket)) > MAX_SOCKET_PATH_BYTES:
-        raise StartFailed(f"MODEL_SERVER_RUN_PATH: {path} is too long for the path of a socket")
+        raise StartFailed(f"MODEL_SERVER_RUN_PATH: {parent} is too long for the path of a socket")
     path.chmod(0o711)
-    nginx = -1 if folder.nginx_id is None else folder.nginx_id  # -1 leaves an owner as it is
+    nginx = -1 if nginx_id is None else nginx_id  # -1 leaves an owner as it is
     for inner, mode, owner, group in (
         (folder.locks, 0o700, -1, -1),
         (folder.socket.parent, 0o710, -1, nginx),
         (folder.nginx, 0o700, nginx, nginx),
-        (bodies, 0o700, nginx, nginx),
+        (folder.bodies, 0o700, nginx, nginx),
     ):
         inner.mkdir(exist_ok=True)
         inner.chmod(mode)
         os.chown(inner, owner, group)
-    folder.socket.unlink(missing_ok=True)
     return folder
+
+
+def _fresh(parent: Path, made: ExitStack) -> Path:
+    path = tempfile.mkdtemp(prefix="longshore-", dir=parent)
+    made.callback(shutil.rmtree, path, ignore_errors=True)
+    return Path(path)
+
+
+def _shared_memory() -> Path:
+    return SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else Path(tempfile.gettempdir())
+
+
+def _roomy_folder(nginx_id: int | None) -> Path | None:
+    """Return a folder on disk that nginx's user can reach; shared memory is 64 MB small in a container."""
+    with suppress(FileNotFoundError):  # a read-only root without a writable folder for temporary files
+        folder = Path(tempfile.gettempdir()).resolve()
+        if nginx_id is None or all(step.stat().st_mode & stat.S_IXOTH for step in (folder, *folder.parents)):
+            return folder
+    return None
 
 
 def _nginx_id(path: Path) -> int | None:

@@ -215,8 +215,8 @@ class Settings(BaseModel):
     run_path: Path | None = Field(
         None,
         validation_alias=AliasChoices("MODEL_SERVER_RUN_PATH"),
-        description="The folder for sockets, locks and nginx's files; by default a fresh one in /dev/shm, removed at "
-        "the end.",
+        description="Where the server makes a folder for its sockets, locks and nginx's files, and removes it at the "
+        "end; by default in /dev/shm.",
     )
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], Upper] = Field(
         "INFO",
