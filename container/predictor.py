@@ -57,8 +57,10 @@ class Predictor:
             self._ledger.accepted(tasks)
             outcomes = []
             for task in tasks:
-                outcomes.append(run_task(task, slot, self.server, cancellation, queue_seconds))
-                self._ledger.finished(task)
+                try:
+                    outcomes.append(run_task(task, slot, self.server, cancellation, queue_seconds))
+                finally:
+                    self._ledger.finished(task)
             return outcomes
 
     @contextmanager

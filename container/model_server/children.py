@@ -22,6 +22,11 @@ def adopt_orphans() -> None:
     _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
+def end_with_parent(signum: int) -> None:
+    """Have this process signalled when PID 1 is killed; to be said again after a change of user, which forgets it."""
+    _libc.prctl(PR_SET_PDEATHSIG, signum, 0, 0, 0)
+
+
 @dataclass(frozen=True)
 class Child:
     """A process that PID 1 started; `output` is what it prints."""
@@ -29,19 +34,6 @@ class Child:
     name: str
     pid: int
     output: ProcessOutput
-
-    def signal(self, signum: int) -> bool:
-        """Signal the process; return whether it was still there."""
-        return kill(self.pid, signum)
-
-
-def kill(pid: int, signum: int = signal.SIGKILL) -> bool:
-    """Signal a child of ours that is not reaped yet; return whether it was still there."""
-    try:
-        os.kill(pid, signum)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def start(name: str, body: Callable[[], None], stdin: int | None, end_with: int) -> Child:
@@ -62,7 +54,7 @@ def _fork(body: Callable[[], None], output: int, stdin: int | None, end_with: in
         return pid
     code = 1
     try:
-        _libc.prctl(PR_SET_PDEATHSIG, end_with, 0, 0, 0)
+        end_with_parent(end_with)
         if os.getppid() != parent:
             os._exit(1)
         os.setpgid(0, 0)

@@ -269,6 +269,14 @@ class TimeLimitExceeded(TaskError):
         )
 
 
+class OutputFolderGone(TaskError):
+    code = "output_folder_gone"
+    hint = "Write into the output folder; do not replace it."
+
+    def __init__(self) -> None:
+        super().__init__("The algorithm removed its output folder, or put something else in its place")
+
+
 class TaskSkipped(TaskError):
     code = "task_skipped"
     hint = "Tasks of one list run one after another and stop at the first that fails."

@@ -26,12 +26,18 @@ class TaskFolder:
     """A folder that tasks use, with what it held when we started; that is not ours to delete or upload."""
 
     path: Path
+    mode: int
     kept: Snapshot
 
     def reset(self) -> None:
         """Remove all that was not there when we started; raises FoldersNotReset."""
         try:
-            folder = _open_writable(self.path.resolve())
+            try:
+                folder = _open_writable(self.path)
+            except (FileNotFoundError, NotADirectoryError):  # a task removed it, or put something else in its place
+                self.path.unlink(missing_ok=True)
+                _make(self.path, self.mode)
+                return
             try:
                 _empty(folder, self.kept)
             finally:
@@ -54,17 +60,22 @@ def claim(path: Path, mode: int) -> TaskFolder:
     """
     try:
         if not path.is_dir():
-            path.mkdir(parents=True)
-            path.chmod(mode)
-        folder = os.open(path, OPEN_FOLDER & ~os.O_NOFOLLOW)
+            _make(path, mode)
+        path = path.resolve()  # once and for all: a link that is there later is a task's
+        folder = os.open(path, OPEN_FOLDER)
         try:
             if not os.access(f"/proc/self/fd/{folder}", os.W_OK | os.X_OK):
                 raise StartFailed(f"The folder {path} can not be written to")
-            return TaskFolder(path, snapshot(folder))
+            return TaskFolder(path, mode, snapshot(folder))
         finally:
             os.close(folder)
     except OSError as error:
         raise StartFailed(f"The folder {path} can not be used: {error.strerror}") from error
+
+
+def _make(path: Path, mode: int) -> None:
+    path.mkdir(parents=True)
+    path.chmod(mode)
 
 
 def identity(found: os.stat_result) -> Identity:

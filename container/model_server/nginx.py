@@ -3,11 +3,13 @@
 import json
 import os
 import shutil
+import signal
 import string
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from .children import end_with_parent
 from .errors import StartFailed
 from .run_folder import RunFolder
 from .settings import Settings
@@ -73,6 +75,7 @@ def _become_nginx(argv: list[str], folder: Path, user: int | None) -> None:
         os.setgroups([])
         os.setresgid(user, user, user)
         os.setresuid(user, user, user)
+        end_with_parent(signal.SIGQUIT)
     os.execv(argv[0], argv)  # noqa: S606
 
 

@@ -9,8 +9,8 @@ import time
 from concurrent.futures import FIRST_EXCEPTION, wait
 from dataclasses import dataclass, field
 
-from .beneath import Refused, open_file, open_folder
-from .errors import OutputsNotStored
+from .beneath import OPEN_FOLDER, Refused, open_file, open_folder
+from .errors import OutputFolderGone, OutputsNotStored
 from .folder import TaskFolder
 from .storage import ObjectForbidden, ObjectMissing, Storage
 from .task import Task
@@ -40,7 +40,10 @@ def stage_out(task: Task, folder: TaskFolder, storage: Storage, staged: StagedOu
     It is not cancelled: once the algorithm has ended well, its results are not thrown away.
     """
     started = time.monotonic()
-    root = os.open(folder.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        root = os.open(folder.path, OPEN_FOLDER)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise OutputFolderGone from error
     try:
         found, staged.refused = _entries(root)
         transfers = {parts: storage.pool.submit(_upload, task, folder, root, parts, storage) for parts in found}
@@ -51,7 +54,8 @@ def stage_out(task: Task, folder: TaskFolder, storage: Storage, staged: StagedOu
     finally:
         os.close(root)
         staged.seconds = time.monotonic() - started
-    if fault := next((error for t in transfers.values() if not t.cancelled() and (error := t.exception())), None):
+    ended = [transfer for transfer in transfers.values() if not transfer.cancelled()]
+    if fault := next((fault for transfer in ended if (fault := transfer.exception())), None):
         if isinstance(fault, (ObjectMissing, ObjectForbidden)):
             raise OutputsNotStored from fault
         raise fault

@@ -6,6 +6,7 @@ Signal handlers only write to the wake-up socket. gunicorn is forked before ther
 what PID 1 has imported; nginx is started once gunicorn answers, so no early request finds nobody.
 """
 
+import os
 import selectors
 import signal
 import socket
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from functools import partial
 
 from . import lost_tasks, nginx
-from .children import Child, adopt_orphans, all_children, kill, reap, start
+from .children import Child, adopt_orphans, all_children, reap, start
 from .command import algorithm_command
 from .errors import Interrupted, WorkerLost
 from .folder import claim
@@ -73,7 +74,7 @@ class Supervisor:
         self._children: dict[int, Child] = {}
         self._reports: dict[int, int] = {}  # pid of the process that reports: worker whose tasks it reports
         self._stopping = False
-        self._exit_code = 0
+        self._why = ""  # what failed, if anything did
         self._deadline = time.monotonic() + START_SECONDS
         self._selector = selectors.DefaultSelector()
         self._signals = _signal_socket()
@@ -96,8 +97,11 @@ class Supervisor:
             elif self._stopping and time.monotonic() > self._deadline:
                 self._kill_everything()
         self._end_orphans()
+        if self._why:
+            logger.critical("Stopped: %s", self._why)
+            return 1
         logger.info("Stopped")
-        return self._exit_code
+        return 0
 
     # -- starting
 
@@ -178,7 +182,7 @@ class Supervisor:
 
     def _fail(self, why: str) -> None:
         logger.critical("Stopping: %s", why)
-        self._exit_code = 1
+        self._why = why
         self._stop()
 
     def _stop(self) -> None:
@@ -187,10 +191,12 @@ class Supervisor:
             return
         self._stopping = True
         self._deadline = time.monotonic() + STOP_SECONDS
-        if self._gunicorn and not self._gunicorn.signal(signal.SIGTERM):
-            signal_group(self._gunicorn.pid, signal.SIGTERM)  # workers whose arbiter is gone
-        if self._nginx:
-            self._nginx.signal(signal.SIGQUIT)
+        if self._gunicorn and self._gunicorn.pid in self._children:
+            os.kill(self._gunicorn.pid, signal.SIGTERM)
+        elif self._gunicorn:
+            signal_group(self._gunicorn.pid, signal.SIGTERM)  # its workers, whose arbiter is gone
+        if self._nginx and self._nginx.pid in self._children:
+            os.kill(self._nginx.pid, signal.SIGQUIT)
 
     def _all_ended(self) -> bool:
         if self._children or (self._gunicorn and signal_group(self._gunicorn.pid, 0)):
@@ -214,7 +220,7 @@ class Supervisor:
         deadline = time.monotonic() + ORPHANS_SECONDS
         while (orphans := all_children()) and time.monotonic() < deadline:
             for pid in orphans:
-                kill(pid)
+                os.kill(pid, signal.SIGKILL)  # none is reaped by anyone but us, so none is another process by now
             reap()
             time.sleep(START_POLL_SECONDS)
 
