@@ -13,13 +13,18 @@ from typing import Any, ClassVar
 class LongshoreError(Exception):
     """Is the root of the tree; `http_status` says whose fault it is (see the four branches below)."""
 
-    code: ClassVar[str] = "internal_error"
-    http_status: ClassVar[int] = 500
+    code: ClassVar[str]
+    http_status: ClassVar[int]
+    sentence: ClassVar[str]
     hint: str = ""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.message = message
+    def __init__(self) -> None:
+        super().__init__(self.message)
+
+    @property
+    def message(self) -> str:
+        """What happened, in a sentence that the user may read."""
+        return self.sentence
 
     @property
     def return_code(self) -> int:
@@ -53,44 +58,34 @@ class RouteMissing(RequestError):
     code = "not_found"
     http_status = 404
     hint = "The server answers /ping, /execution-parameters and /invocations."
-
-    def __init__(self) -> None:
-        super().__init__("Not Found")
+    sentence = "Not Found"
 
 
 class MethodNotAllowed(RequestError):
     code = "method_not_allowed"
     http_status = 405
     hint = "The Allow header names the methods of this path."
-
-    def __init__(self) -> None:
-        super().__init__("Method Not Allowed")
+    sentence = "Method Not Allowed"
 
 
 class BodyUnreadable(RequestError):
     code = "body_unreadable"
     hint = "Send the task as UTF-8 JSON."
-
-    def __init__(self) -> None:
-        super().__init__("There was an error parsing the body")  # contract
+    sentence = "There was an error parsing the body"  # contract
 
 
 class BodyTooLarge(RequestError):
     code = "body_too_large"
     http_status = 413
     hint = "MODEL_SERVER_MAX_PAYLOAD_MB sets the largest body."
-
-    def __init__(self) -> None:
-        super().__init__("The request body is too large")
+    sentence = "The request body is too large"
 
 
 class ContentTypeUnsupported(RequestError):
     code = "content_type_unsupported"
     http_status = 415
     hint = "Send one task as application/json, or one task a line as application/jsonlines."
-
-    def __init__(self) -> None:
-        super().__init__("The content type of the request is not that of a task")
+    sentence = "The content type of the request is not that of a task"
 
 
 class TaskInvalid(RequestError):
@@ -99,9 +94,10 @@ class TaskInvalid(RequestError):
     code = "task_invalid"
     http_status = 422
     hint = "`detail` names each fault by its field."
+    sentence = "The task is not valid"
 
     def __init__(self, faults: list[dict[str, Any]]) -> None:
-        super().__init__("The task is not valid")
+        super().__init__()
         self.faults = faults
 
     @property
@@ -121,80 +117,61 @@ class TaskError(LongshoreError):
 class InputError(TaskError):
     """Ends a task because of one input; `field` is its place in the task, such as `inputs[2]`."""
 
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(message)
+    def __init__(self, field: str) -> None:
+        super().__init__()
         self.hint = f"See {field} of the task." + (f" {self.hint}" if self.hint else "")
 
 
 class InputMissing(InputError):
     code = "input_missing"
-
-    def __init__(self, field: str) -> None:
-        super().__init__(field, "An input file does not exist")
+    sentence = "An input file does not exist"
 
 
 class InputForbidden(InputError):
     code = "input_forbidden"
     hint = "S3 answers 403 for a missing object too when the role may not list the bucket."
-
-    def __init__(self, field: str) -> None:
-        super().__init__(field, "An input file does not exist or may not be read")
+    sentence = "An input file does not exist or may not be read"
 
 
 class InputPathTaken(InputError):
     code = "input_path_taken"
     hint = "Two files of the inputs have the same path, or one lies where the other needs a folder."
-
-    def __init__(self, field: str) -> None:
-        super().__init__(field, "An input file can not be written because its path is taken")
+    sentence = "An input file can not be written because its path is taken"
 
 
 class InputPathUnusable(InputError):
     code = "input_path_unusable"
-
-    def __init__(self, field: str) -> None:
-        super().__init__(field, "An input file has a path that the file system does not accept")
+    sentence = "An input file has a path that the file system does not accept"
 
 
 class DiskFull(TaskError):
     code = "disk_full"
     hint = "Give the container a larger volume, or the task fewer or smaller inputs."
-
-    def __init__(self) -> None:
-        super().__init__("There is not enough disk space for the inputs")
+    sentence = "There is not enough disk space for the inputs"
 
 
-class ZipError(InputError):
-    """Is any fault of an input that is unpacked."""
-
-    sentence: ClassVar[str]
-
-    def __init__(self, field: str) -> None:
-        super().__init__(field, self.sentence)
-
-
-class ZipBroken(ZipError):
+class ZipBroken(InputError):
     code = "zip_broken"
     sentence = "Input zip file could not be extracted"  # contract
 
 
-class ZipPathsInvalid(ZipError):
+class ZipPathsInvalid(InputError):
     code = "zip_paths_invalid"
     sentence = "Zip file contains invalid paths"  # contract
 
 
-class ZipMethodUnsupported(ZipError):
+class ZipMethodUnsupported(InputError):
     code = "zip_method_unsupported"
     hint = "Stored, deflate, bzip2 and lzma can be unpacked."
     sentence = "Zip file contains an unsupported compression method"  # contract
 
 
-class ZipTooLarge(ZipError):
+class ZipTooLarge(InputError):
     code = "zip_too_large"
     sentence = "Contents of zip file too large"  # contract
 
 
-class ZipEncrypted(ZipError):
+class ZipEncrypted(InputError):
     code = "zip_encrypted"
     hint = "Upload it without a password."
     sentence = "Input zip file is encrypted"
@@ -203,30 +180,22 @@ class ZipEncrypted(ZipError):
 class CommandMissing(TaskError):
     code = "command_missing"
     hint = "Is the program on the image's PATH, and its interpreter in the image?"
-
-    def __init__(self) -> None:
-        super().__init__(
-            "The command defined by the containers ENTRYPOINT and CMD instructions does not exist"  # contract
-        )
+    sentence = "The command defined by the containers ENTRYPOINT and CMD instructions does not exist"  # contract
 
 
 class CommandForbidden(TaskError):
     code = "command_forbidden"
     hint = "Is the program's file executable?"
-
-    def __init__(self) -> None:
-        super().__init__(  # contract
-            "The user defined in the containers USER instruction does not have permission to execute the command "
-            "defined by the containers ENTRYPOINT and CMD instructions"
-        )
+    sentence = (  # contract
+        "The user defined in the containers USER instruction does not have permission to execute the command "
+        "defined by the containers ENTRYPOINT and CMD instructions"
+    )
 
 
 class CommandNotRunnable(TaskError):
     code = "command_not_runnable"
     hint = "A script needs a first line such as #!/bin/sh; a program must be built for this machine."
-
-    def __init__(self) -> None:
-        super().__init__("The command defined by the containers ENTRYPOINT and CMD instructions can not be executed")
+    sentence = "The command defined by the containers ENTRYPOINT and CMD instructions can not be executed"
 
 
 class AlgorithmFailed(TaskError):
@@ -236,16 +205,16 @@ class AlgorithmFailed(TaskError):
     hint = "Its last lines on stderr are in user_process_last_stderr_lines."
 
     def __init__(self, exit_code: int) -> None:
-        super().__init__(self._sentence(exit_code))
         self.exit_code = exit_code
+        super().__init__()
 
-    @staticmethod
-    def _sentence(exit_code: int) -> str:
+    @property
+    def message(self) -> str:
         try:
-            ended_by = signal.Signals(exit_code - 128).name
+            ended_by = signal.Signals(self.exit_code - 128).name
         except ValueError:
-            return f"The algorithm ended with exit code {exit_code}"
-        if exit_code == 128 + signal.SIGKILL:
+            return f"The algorithm ended with exit code {self.exit_code}"
+        if self.exit_code == 128 + signal.SIGKILL:
             return "The algorithm was killed; it may have used more memory than there is"
         return f"The algorithm was ended by {ended_by}"
 
@@ -260,9 +229,10 @@ class AlgorithmFailed(TaskError):
 
 class TimeLimitExceeded(TaskError):
     code = "time_limit_exceeded"
+    sentence = "Time limit exceeded"  # contract
 
     def __init__(self, seconds: float) -> None:
-        super().__init__("Time limit exceeded")  # contract
+        super().__init__()
         self.hint = (
             f"The limit was {seconds:g} s. A task's own `timeout` sets it; MODEL_SERVER_TIMEOUT does for a task "
             "that names none."
@@ -272,17 +242,13 @@ class TimeLimitExceeded(TaskError):
 class OutputFolderGone(TaskError):
     code = "output_folder_gone"
     hint = "Write into the output folder; do not replace it."
-
-    def __init__(self) -> None:
-        super().__init__("The algorithm removed its output folder, or put something else in its place")
+    sentence = "The algorithm removed its output folder, or put something else in its place"
 
 
 class TaskSkipped(TaskError):
     code = "task_skipped"
     hint = "Tasks of one list run one after another and stop at the first that fails."
-
-    def __init__(self) -> None:
-        super().__init__("The task was skipped because an earlier task of the same list failed")
+    sentence = "The task was skipped because an earlier task of the same list failed"
 
 
 # --- 5xx: the server or the platform is at fault; a retry may succeed ----------------------------------------------
@@ -298,96 +264,72 @@ class InternalError(ServerError):
     code = "internal_error"
     http_status = 500
     hint = "The server's log says what happened."
-
-    def __init__(self) -> None:
-        super().__init__("An unexpected error occurred")
+    sentence = "An unexpected error occurred"
 
 
 class NotReady(ServerError):
     code = "not_ready"
     hint = "Wait until GET /ping answers 200."
-
-    def __init__(self) -> None:
-        super().__init__("The server is not ready yet")
+    sentence = "The server is not ready yet"
 
 
 class QueueFull(ServerError):
     code = "queue_full"
     hint = "Retry after the seconds in Retry-After; MODEL_SERVER_QUEUE sets how many requests may wait."
     retry_after_seconds = 5
-
-    def __init__(self) -> None:
-        super().__init__("As many requests wait as may wait")
+    sentence = "As many requests wait as may wait"
 
 
 class FoldersNotReset(ServerError):
     code = "folders_not_reset"
-
-    def __init__(self) -> None:
-        super().__init__("The containers input and output directories could not be reset")  # contract
+    sentence = "The containers input and output directories could not be reset"  # contract
 
 
 class StorageRefused(ServerError):
     code = "storage_refused"
     hint = "Check the server's credentials, region and rights; its log names S3's answer."
-
-    def __init__(self) -> None:
-        super().__init__("S3 refused a request of the server")
+    sentence = "S3 refused a request of the server"
 
 
 class StorageUnavailable(ServerError):
     code = "storage_unavailable"
-
-    def __init__(self) -> None:
-        super().__init__("S3 could not be reached or kept failing")
+    sentence = "S3 could not be reached or kept failing"
 
 
 class OutputsNotStored(ServerError):
     code = "outputs_not_stored"
     hint = "The server's log names S3's answer."
-
-    def __init__(self) -> None:
-        super().__init__("The outputs could not be uploaded")
+    sentence = "The outputs could not be uploaded"
 
 
 class ResultNotStored(ServerError):
     code = "result_not_stored"
     hint = "The server's log names S3's answer."
-
-    def __init__(self) -> None:
-        super().__init__("The result of the task could not be uploaded")
+    sentence = "The result of the task could not be uploaded"
 
 
 class AlgorithmNotStarted(ServerError):
     code = "algorithm_not_started"
     hint = "The machine refused a new process: are there limits on processes or memory?"
-
-    def __init__(self) -> None:
-        super().__init__("The algorithm could not be started")
+    sentence = "The algorithm could not be started"
 
 
 class Interrupted(ServerError):
     code = "interrupted"
     hint = "The container was asked to stop; send the task again."
-
-    def __init__(self) -> None:
-        super().__init__("The task was interrupted because the container is stopping")
+    sentence = "The task was interrupted because the container is stopping"
 
 
 class WorkerLost(ServerError):
     code = "worker_lost"
     hint = "A process of the server was killed, perhaps because memory ran out; send the task again."
-
-    def __init__(self) -> None:
-        super().__init__("The server process that ran the task ended unexpectedly")
+    sentence = "The server process that ran the task ended unexpectedly"
 
 
 class ClientLeft(ServerError):
     code = "client_left"
     hint = "Whoever sent the task closed the connection before the answer."
-
-    def __init__(self) -> None:
-        super().__init__("The task was cancelled because its client closed the connection")
+    sentence = "The task was cancelled because its client closed the connection"
 
 
 # --- at start: the set-up was wrong -------------------------------------------------------------------------------

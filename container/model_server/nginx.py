@@ -10,32 +10,30 @@ from functools import partial
 from pathlib import Path
 
 from .children import end_with_parent
-from .errors import StartFailed
+from .errors import BodyTooLarge, InternalError, MethodNotAllowed, RouteMissing, StartFailed, WorkerLost
 from .run_folder import RunFolder
 from .settings import Settings
 
 TEMPLATE = Path(__file__).parent.parent / "nginx.conf"
 
-ERRORS = {
+OURS = (RouteMissing, MethodNotAllowed, BodyTooLarge, InternalError)
+NGINX_ONLY = {
     400: ("bad_request", "The request could not be read"),
-    404: ("not_found", "Not Found"),
-    405: ("method_not_allowed", "Method Not Allowed"),
     408: ("request_timeout", "The request was not sent in time"),
     411: ("length_required", "The request has no length"),
-    413: ("body_too_large", "The request body is too large"),
     414: ("uri_too_long", "The address of the request is too long"),
     417: ("expectation_failed", "The request expects what the server does not do"),
     421: ("misdirected_request", "The request is for another server"),
     431: ("headers_too_large", "The headers of the request are too large"),
-    500: ("internal_error", "An unexpected error occurred"),
     501: ("not_implemented", "The request asks for what the server does not do"),
-    502: ("worker_lost", "The server process that had the request ended unexpectedly; send it again"),
+    502: (WorkerLost.code, "The server process that had the request ended unexpectedly; send it again"),
     503: ("unavailable", "The server can not take the request now; send it again"),
     504: ("gateway_timeout", "The server did not answer in time"),
     505: ("http_version_unsupported", "The HTTP version of the request is not served"),
     507: ("disk_full", "There is no room for the body of the request"),
 }
-"""nginx's own answers, in the shape of ours."""
+ERRORS = {error.http_status: (error.code, error.sentence) for error in OURS} | NGINX_ONLY
+"""What nginx answers by itself, in the shape of our own errors: code and sentence by status."""
 
 ERROR_PATH = "/.error/"
 """Where the answers are in the configuration; nobody can ask for them. A named location fails on a malformed URI."""
