@@ -51,7 +51,7 @@ def unpack(archive: Path, field: str, folder: Path, publish: Callable[[Path, Pat
             raise ZipTooLarge(field) from error
         if error.errno == errno.ENAMETOOLONG:
             raise ZipPathsInvalid(field) from error
-        if error.errno is None:  # bz2's word for broken data
+        if error.errno in (None, errno.EINVAL):  # bz2's word for broken data; a place before the file's beginning
             raise ZipBroken(field) from error
         raise
     return size

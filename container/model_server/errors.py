@@ -177,6 +177,24 @@ class ZipEncrypted(InputError):
     sentence = "Input zip file is encrypted"
 
 
+class UserInvalid(TaskError):
+    code = "user_invalid"
+    hint = "It is like user, uid, user:group or :group."
+    sentence = "Invalid argument for the containers USER instruction"  # contract
+
+
+class UserMissing(TaskError):
+    code = "user_missing"
+    hint = "Is the user in the image's /etc/passwd?"
+    sentence = "The user defined in the containers USER instruction does not exist"  # contract
+
+
+class GroupMissing(TaskError):
+    code = "group_missing"
+    hint = "Is the group in the image's /etc/group?"
+    sentence = "The group defined in the containers USER instruction does not exist"  # contract
+
+
 class CommandMissing(TaskError):
     code = "command_missing"
     hint = "Is the program on the image's PATH, and its interpreter in the image?"

@@ -119,4 +119,4 @@ class LineEncoder:
 
 
 def _shortened(line: str) -> str:
-    return line if len(line) <= MAX_KEPT_CHARACTERS else line[:MAX_KEPT_CHARACTERS] + "…\n"
+    return line if len(line.removesuffix("\n")) <= MAX_KEPT_CHARACTERS else line[:MAX_KEPT_CHARACTERS] + "…\n"

@@ -10,6 +10,7 @@ import fcntl
 import logging
 import math
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -19,6 +20,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import IO
 
 from .cancellation import Cancellation
@@ -36,12 +38,27 @@ from .log_channel import MAX_MESSAGE_BYTES, LogChannel, LogChannels
 from .logs import logger, source_of
 from .peak_memory import SAMPLE_SECONDS, PeakMemory
 from .processes import end_group, signal_group
+from .user import User
 
 READ_BYTES = 64 * 1024
 KEPT_STDERR_LINES = 100
 GROUP_POLL_SECONDS = 0.02
 STUCK_LOG_SECONDS = 10.0
 """How long a log that nobody reads may hold back the end of a task whose algorithm has ended."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """What to run, in which environment and as whom; `data_bytes` bounds each process's memory, 0 is no limit.
+
+    Without `set_groups` the program stays in our supplementary groups.
+    """
+
+    argv: Sequence[str]
+    environment: Mapping[str, str]
+    user: User = User()
+    set_groups: bool = True
+    data_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -63,20 +80,19 @@ class Exit:
 
 
 def run(
-    argv: Sequence[str],
-    environment: Mapping[str, str],
+    program: Program,
     limits: Limits,
     channels: LogChannels,
     task: str,
     cancellation: Cancellation,
     on_start: Callable[[int], None],
 ) -> Exit:
-    """Run a command to its end; `on_start` is told its process group.
+    """Run a program to its end; `on_start` is told its process group.
 
-    Raises the errors of a command that can't be started. When this returns, nothing of the process group is left.
+    Raises the errors of a program that can't be started. When this returns, nothing of the process group is left.
     """
     started = time.monotonic()
-    with _start(argv, environment) as process:
+    with _start(program) as process:
         try:
             on_start(process.pid)
             stdout = _stream(process.stdout, channels.stdout, logging.INFO, task)
@@ -92,15 +108,22 @@ def run(
     )
 
 
-def _start(argv: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def _start(program: Program) -> subprocess.Popen[bytes]:
+    user = program.user
+    environment = dict(program.environment) | ({"HOME": user.home} if user.home is not None else {})
+    changes_user = user != User()
     try:
         return subprocess.Popen(
-            argv,
+            program.argv,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=environment,
             start_new_session=True,
+            user=user.uid,
+            group=user.gid,
+            extra_groups=user.groups if changes_user and program.set_groups else None,
+            preexec_fn=partial(_limit_data, program.data_bytes) if program.data_bytes else None,  # noqa: PLW1509
         )
     except FileNotFoundError as error:
         raise CommandMissing from error
@@ -110,6 +133,14 @@ def _start(argv: Sequence[str], environment: Mapping[str, str]) -> subprocess.Po
         raise AlgorithmNotStarted from error
     except (OSError, ValueError) as error:  # not a program of this machine; too long; a NUL in an argument
         raise CommandNotRunnable from error
+
+
+def _limit_data(limit: int) -> None:
+    """Limit the new process; between fork and exec, so nothing but these system calls may happen here."""
+    _, highest = resource.getrlimit(resource.RLIMIT_DATA)
+    if highest != resource.RLIM_INFINITY:
+        limit = min(limit, highest)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
 def _stream(pipe: IO[bytes] | None, channel: LogChannel, level: int, task: str, keep_lines: int = 0) -> "_Stream":

@@ -104,7 +104,7 @@ def _nginx_id(path: Path) -> int | None:
     """Return the id that nginx is to drop to, or None where we may not change users."""
     if os.geteuid() != 0:
         return None
-    with suppress(PermissionError):  # root without capabilities
+    with suppress(OSError):  # root without capabilities, or of a user namespace that has no such id
         os.chown(path, NGINX_ID, NGINX_ID)
         os.chown(path, 0, 0)
         return NGINX_ID

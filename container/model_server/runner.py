@@ -11,7 +11,7 @@ from .errors import FoldersNotReset, InternalError, LongshoreError, ResultNotSto
 from .folder import TaskFolder
 from .log_channel import LogChannels
 from .logs import logger, tell_user
-from .process import Exit, Limits, run
+from .process import Exit, Limits, Program, run
 from .result import Record, Result, store
 from .settings import Settings
 from .slot import Slot
@@ -19,6 +19,7 @@ from .stage_in import stage_in
 from .stage_out import stage_out
 from .storage import Storage
 from .task import Task
+from .user import User, look_up
 
 
 @dataclass(frozen=True)
@@ -77,12 +78,18 @@ def task_folders(server: Server) -> Iterator[None]:
 
 def run_process(task: Task, slot: Slot, server: Server, cancellation: Cancellation) -> Exit:
     """Run the algorithm for a task, within the task's own time limit or the server's."""
+    settings = server.settings
     run_seconds = task.timeout.total_seconds() if task.timeout else server.default_timeout
     try:
         return run(
-            server.command,
-            server.settings.environment,
-            Limits(run_seconds, server.settings.grace_seconds),
+            Program(
+                server.command,
+                settings.environment,
+                look_up(settings.user) if settings.user else User(),
+                settings.set_extra_groups,
+                settings.max_memory_mb * 1024 * 1024,
+            ),
+            Limits(run_seconds, settings.grace_seconds),
             server.channels,
             task.pk,
             cancellation,

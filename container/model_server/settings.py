@@ -9,6 +9,7 @@ import json
 import os
 from base64 import b64decode
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -71,22 +72,27 @@ def _command(text: str) -> Any:
         return text
     try:
         return json.loads(stripped)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ValueError("must be a JSON list of strings, or a command line") from None
 
 
 def _b64_command(text: str) -> Any:
     try:
         return json.loads(b64decode(text, validate=True))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ValueError("must be base64 of a JSON list, a JSON string or null") from None
 
 
 def _hex_key(text: str) -> bytes:
-    try:
-        return bytes.fromhex(text)
-    except ValueError:
-        raise ValueError("must be hexadecimal digits, two for each byte") from None
+    with suppress(ValueError):
+        if key := bytes.fromhex(text):  # spaces alone would be the empty key
+            return key
+    raise ValueError("must be hexadecimal digits, two for each byte")
+
+
+def _only_true(text: Any) -> Any:
+    """The drop-in's rule: `true` in any case, or not."""
+    return text.lower() == "true" if isinstance(text, str) else text
 
 
 def _upper(text: Any) -> Any:
@@ -138,6 +144,24 @@ class Settings(BaseModel):
         Path("/opt/ml/model"),
         validation_alias=AliasChoices("ALGORITHM_MODEL_PATH", DROP_IN_PREFIX + "MODEL_DEST"),
         description="The folder of the model, as the algorithm is told it.",
+    )
+    user: str = Field(
+        "",
+        validation_alias=AliasChoices("ALGORITHM_USER", DROP_IN_PREFIX + "USER"),
+        description="Who the algorithm runs as, as Dockerfile's USER: `user`, `uid`, `user:group` or `:group`; by default "
+        "who the server runs as.",
+    )
+    set_extra_groups: Annotated[bool, BeforeValidator(_only_true)] = Field(
+        True,
+        validation_alias=AliasChoices("ALGORITHM_SET_EXTRA_GROUPS", DROP_IN_PREFIX + "SET_EXTRA_GROUPS"),
+        description="Whether the algorithm is in the groups of its user only; anything but `true` leaves it in the "
+        "server's too.",
+    )
+    max_memory_mb: int = Field(
+        0,
+        ge=0,
+        validation_alias=AliasChoices("ALGORITHM_MAX_MEMORY_MB", DROP_IN_PREFIX + "MAX_MEMORY_MB"),
+        description="The most data memory of each process of the algorithm, in MiB (RLIMIT_DATA); 0 is no limit.",
     )
     grace_seconds: float = Field(
         5,
@@ -238,7 +262,10 @@ class Settings(BaseModel):
         try:
             settings = cls.model_validate({name: value for name, value in environ.items() if value != ""})
         except ValidationError as error:
-            raise SettingsInvalid([_line(fault) for fault in error.errors(include_url=False)]) from None
+            lines: dict[Any, str] = {}
+            for fault in error.errors(include_url=False):  # a union has a fault for each of its members
+                lines.setdefault(fault["loc"][:1], _line(fault))
+            raise SettingsInvalid(list(lines.values())) from None
         settings._environment = settings._algorithm_environment(environ)
         return settings
 

@@ -28,6 +28,8 @@ ACCESS_POINT = re.compile(
 MAX_SEGMENT_BYTES = 255  # NAME_MAX
 MAX_PATH_BYTES = 3072  # PATH_MAX, less room for the folder that the path is in
 MAX_PK_BYTES = 240  # NAME_MAX, less room for what is appended to it
+RESULT_NAME = ".sagemaker_shim/inference_result.json"
+MAX_PREFIX_BYTES = 1024 - len(RESULT_NAME)  # S3's longest key, less room for the result's name
 MAX_FAULTS = 100
 MAX_FAULT_BYTES = 500
 """Together they keep the body of a 422 under 64 KiB."""
@@ -73,7 +75,10 @@ def _relative_path(path: PurePosixPath) -> PurePosixPath:
 def _prefix(prefix: str) -> str:
     if not prefix:
         raise ValueError("Prefix cannot be blank")
-    return prefix if prefix.endswith("/") else prefix + "/"
+    prefix = prefix if prefix.endswith("/") else prefix + "/"
+    if len(prefix.encode()) > MAX_PREFIX_BYTES:
+        raise ValueError(f"must be at most {MAX_PREFIX_BYTES} bytes, with the slash at its end")
+    return prefix
 
 
 def _time_limit(limit: timedelta) -> timedelta:
@@ -127,7 +132,7 @@ class Task(Strict):
 
     @property
     def result_key(self) -> str:
-        return self.output_prefix + ".sagemaker_shim/inference_result.json"
+        return self.output_prefix + RESULT_NAME
 
 
 def parse_tasks(values: Iterable[Any], root: str = "body") -> list[Task]:
