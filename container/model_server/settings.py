@@ -160,6 +160,7 @@ class Settings(BaseModel):
     max_memory_mb: int = Field(
         0,
         ge=0,
+        le=2**40,
         validation_alias=AliasChoices("ALGORITHM_MAX_MEMORY_MB", DROP_IN_PREFIX + "MAX_MEMORY_MB"),
         description="The most data memory of each process of the algorithm, in MiB (RLIMIT_DATA); 0 is no limit.",
     )
