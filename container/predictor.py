@@ -117,6 +117,7 @@ def create_app(predictor: Predictor) -> Flask:
     def refused(error: errors.LongshoreError) -> Response:
         if request.path == "/invocations":
             logger.info("A request was answered %d (%s: %s)", error.http_status, error.code, error)
+        error.with_traceback(None)  # whose frames hold the cancellation that holds the error: a cycle, and a descriptor
         return _error(error)
 
     @app.errorhandler(HTTPException)

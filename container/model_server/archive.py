@@ -59,14 +59,14 @@ def unpack(archive: Path, field: str, folder: Path, publish: Callable[[Path, Pat
 
 def _destinations(members: list[zipfile.ZipInfo], folder: Path, field: str) -> list[tuple[zipfile.ZipInfo, Path]]:
     """Return the files of an archive and where each is to appear; raises ZipPathsInvalid."""
-    files = [member for member in members if not member.is_dir() and not LITTER.search(member.filename)]
+    files = [file for file in members if not file.filename.endswith("/") and not LITTER.search(file.filename)]
     if any(file.filename.startswith("/") for file in files):
         raise ZipPathsInvalid(field)
     stripped = _shared_folder([file.filename for file in files])
     destinations: dict[Path, zipfile.ZipInfo] = {}
     for file in files:
-        relative = file.filename[len(stripped) + 1 if stripped else 0 :]
-        joined = safe_join(str(folder), relative)
+        relative = PurePosixPath(file.filename).relative_to(stripped)
+        joined = safe_join(str(folder), str(relative))
         destination = Path(joined) if joined else folder
         if destination == folder or destination in destinations:
             raise ZipPathsInvalid(field)

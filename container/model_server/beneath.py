@@ -15,6 +15,16 @@ MAX_LINKS = 40  # as the kernel's
 OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
+REASONS = {
+    errno.EACCES: "it may not be read",
+    errno.EPERM: "it may not be read",
+    errno.ENOENT: "it is a link to nothing",
+    errno.ENAMETOOLONG: "it is a link to nothing",
+    errno.ELOOP: "it changed while it was read",
+    errno.ENOTDIR: "it changed while it was read",
+}
+
+
 class Refused(Exception):
     """The entry can't be had as a regular file beneath the folder; the message is the reason in words."""
 
@@ -36,7 +46,8 @@ def open_file(root: int, root_path: Path, parts: Sequence[str]) -> int:
 
     `root_path` is where absolute links find the folder.
     """
-    trail = [os.dup(root)]
+    trail: list[str] = []  # the folders that we are in; opened anew after each link, so that depth costs no descriptors
+    here = os.dup(root)
     ahead = list(reversed(parts))
     links = 0
     try:
@@ -45,37 +56,39 @@ def open_file(root: int, root_path: Path, parts: Sequence[str]) -> int:
             if part in ("", "."):
                 continue
             if part == "..":
-                if len(trail) == 1:
+                if not trail:
                     raise Refused("it is a link that leaves the output folder")
-                os.close(trail.pop())
+                trail.pop()
+                here = _replace(here, open_folder(root, trail))
                 continue
-            mode = os.stat(part, dir_fd=trail[-1], follow_symlinks=False).st_mode
-            if stat.S_ISLNK(mode):
+            mode = os.stat(part, dir_fd=here, follow_symlinks=False).st_mode
+            if stat.S_ISDIR(mode):
+                trail.append(part)
+                here = _replace(here, os.open(part, OPEN_FOLDER, dir_fd=here))
+            elif not stat.S_ISLNK(mode):
+                return _open_regular(part, here, mode, last=not ahead)
+            elif links == MAX_LINKS:
+                raise Refused("it is a link that leads to itself")
+            else:
                 links += 1
-                if links > MAX_LINKS:
-                    raise Refused("it is a link that leads to itself")
-                target = os.readlink(part, dir_fd=trail[-1])
+                target = os.readlink(part, dir_fd=here)
                 if target.startswith("/"):
                     target = _inside(target, root_path)
-                    while len(trail) > 1:
-                        os.close(trail.pop())
+                    trail = []
+                    here = _replace(here, os.dup(root))
                 ahead += reversed(target.split("/"))
-            elif stat.S_ISDIR(mode):
-                trail.append(os.open(part, OPEN_FOLDER, dir_fd=trail[-1]))
-            else:
-                return _open_regular(part, trail[-1], mode, last=not ahead)
         raise Refused("it is a link to a folder")
-    except FileNotFoundError:
-        raise Refused("it is a link to nothing") from None
-    except PermissionError:
-        raise Refused("it may not be read") from None
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENOTDIR):  # it was swapped while we looked
-            raise Refused("it changed while it was read") from None
+        if reason := REASONS.get(error.errno or 0):
+            raise Refused(reason) from None
         raise
     finally:
-        for folder in trail:
-            os.close(folder)
+        os.close(here)
+
+
+def _replace(old: int, new: int) -> int:
+    os.close(old)
+    return new
 
 
 def _inside(target: str, root_path: Path) -> str:

@@ -46,5 +46,11 @@ class Cancellation:
     def fileno(self) -> int:
         return self._event
 
-    def __del__(self) -> None:
-        os.close(self._event)
+    def close(self) -> None:
+        """Give the descriptor back, and the parent's, once nobody uses them: errors and frames may live in a cycle."""
+        self._reason = self._parent = None
+        if self._event >= 0:
+            os.close(self._event)
+            self._event = -1
+
+    __del__ = close

@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 
 from .errors import SettingsInvalid
-from .settings import Command, Settings
+from .setting_types import Command
+from .settings import Settings
 
 DEFAULT_PROGRAM = Path("/opt/algorithm/run")
 

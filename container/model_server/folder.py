@@ -103,7 +103,7 @@ def _empty(folder: int, kept: Snapshot) -> None:
         found = os.stat(name, dir_fd=folder, follow_symlinks=False)
         before = kept.get(name)
         if isinstance(before, dict) and stat.S_ISDIR(found.st_mode):
-            inner = os.open(name, OPEN_FOLDER, dir_fd=folder)
+            inner = _open_kept(name, folder)
             try:
                 _empty(inner, before)
             finally:
@@ -143,6 +143,14 @@ def _unlinked(name: str, folder: int) -> bool:
     except FileNotFoundError:
         pass
     return True
+
+
+def _open_kept(name: str, folder: int) -> int:
+    """Open a folder that was there before us; it gets its owner's rights back only where a program took them."""
+    try:
+        return os.open(name, OPEN_FOLDER, dir_fd=folder)
+    except PermissionError:
+        return _open_writable(name, folder)
 
 
 def _open_writable(name: str | Path, folder: int | None = None) -> int:

@@ -6,6 +6,7 @@ A file would be something that the algorithm could write; a worker's own memory 
 import json
 import os
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 
 from .task import Task
@@ -81,7 +82,8 @@ class Ledger:
             elif event == "accepted":
                 self._unfinished.setdefault(worker, []).append(AcceptedTask(**task))
             else:
-                self._unfinished[worker].remove(AcceptedTask(**task))
+                with suppress(KeyError, ValueError):  # a late word of a worker that was settled already
+                    self._unfinished[worker].remove(AcceptedTask(**task))
 
     def take_unfinished(self, worker: int) -> list[AcceptedTask]:
         """Return the tasks that ended with a worker, and forget them."""

@@ -89,6 +89,7 @@ def _pid_file(folder: RunFolder) -> Path:
 def _render(settings: Settings, folder: RunFolder) -> str:
     inside = folder.bodies.is_relative_to(folder.path)
     return NginxTemplate(TEMPLATE.read_text()).substitute(
+        user="user root root;" if folder.nginx_id is None and os.geteuid() == 0 else "",  # not the nobody it takes
         port=settings.port,
         socket=folder.socket.relative_to(folder.path),
         pid=_pid_file(folder).relative_to(folder.path),

@@ -80,12 +80,18 @@ class Result(BaseModel):
         return self.model_dump_json().encode()
 
     def http_document(self, limit: int = MAX_HTTP_BYTES) -> bytes:
-        """Return the document as an HTTP body: when it would be too large, without `outputs` and with a word of it."""
+        """Return the document as an HTTP body: when it would be too large, without `outputs` and with a word of it.
+
+        Should that not be enough, the first of the last lines on stderr go too.
+        """
         whole = self.document()
         if len(whole) <= limit:
             return whole
-        shorter = self.model_dump(mode="json", exclude={"outputs", "refused_outputs"})
-        return json.dumps(shorter | {"outputs_omitted": OMITTED}, separators=(",", ":")).encode()
+        shorter = self.model_dump(mode="json", exclude={"outputs", "refused_outputs"}) | {"outputs_omitted": OMITTED}
+        lines = shorter["user_process_last_stderr_lines"]
+        while len(body := json.dumps(shorter, ensure_ascii=False, separators=(",", ":")).encode()) > limit and lines:
+            del lines[: len(lines) // 2 + 1]
+        return body
 
 
 @dataclass

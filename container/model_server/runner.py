@@ -54,7 +54,7 @@ def run_task(task: Task, slot: Slot, server: Server, cancellation: Cancellation,
                 raise record.exit.error
             stage_out(task, server.output, server.storage, record.staged_out)
     except LongshoreError as error:
-        record.error = error
+        record.error = error.with_traceback(None)  # whose frames hold the record: a cycle, and descriptors with it
     except Exception:
         logger.exception("Task %s failed unexpectedly", task.pk)
         record.error = InternalError()

@@ -5,28 +5,16 @@ names that platforms use already; where several are set the first wins, and an e
 documents each field in a table that a test compares with this class.
 """
 
-import json
 import os
-from base64 import b64decode
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AliasChoices,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    SecretBytes,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from .cpus import usable_cpus
 from .errors import SettingsInvalid
+from .setting_types import CommandSetting, EncodedCommand, HexKey, OnlyTrue, Port, Upper
 
 DROP_IN_PREFIX = "GRAND_CHALLENGE_COMPONENT_"
 """The prefix of sagemaker-shim's variables."""
@@ -61,47 +49,6 @@ AWS_CREDENTIALS = {
     "AWS_WEB_IDENTITY_TOKEN_FILE",
 }
 
-Command = list[str] | str
-"""A Dockerfile's exec form (a list) or shell form (a string)."""
-
-
-def _command(text: str) -> Any:
-    """Read a JSON list or JSON string; anything else is the shell form as it stands."""
-    stripped = text.strip()
-    if not stripped.startswith(("[", '"')):
-        return text
-    try:
-        return json.loads(stripped)
-    except (ValueError, RecursionError):
-        raise ValueError("must be a JSON list of strings, or a command line") from None
-
-
-def _b64_command(text: str) -> Any:
-    try:
-        return json.loads(b64decode(text, validate=True))
-    except (ValueError, RecursionError):
-        raise ValueError("must be base64 of a JSON list, a JSON string or null") from None
-
-
-def _hex_key(text: str) -> bytes:
-    with suppress(ValueError):
-        if key := bytes.fromhex(text):  # spaces alone would be the empty key
-            return key
-    raise ValueError("must be hexadecimal digits, two for each byte")
-
-
-def _only_true(text: Any) -> Any:
-    """The drop-in's rule: `true` in any case, or not."""
-    return text.lower() == "true" if isinstance(text, str) else text
-
-
-def _upper(text: Any) -> Any:
-    return text.upper() if isinstance(text, str) else text
-
-
-Upper = BeforeValidator(_upper)
-Port = Annotated[int, Field(ge=1, le=65535)]
-
 
 class Settings(BaseModel):
     """What an operator can set. Times are in seconds, sizes as named; `description` is the README's sentence."""
@@ -109,23 +56,23 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=False)
 
     # -- about the program
-    drop_in_entrypoint: Annotated[Command | None, BeforeValidator(_b64_command)] = Field(
+    drop_in_entrypoint: EncodedCommand = Field(
         None,
         validation_alias=AliasChoices(DROP_IN_PREFIX + "ENTRYPOINT_B64J"),
         description="The image's ENTRYPOINT as base64 of JSON, as a platform records it; goes before the next.",
     )
-    drop_in_cmd: Annotated[Command | None, BeforeValidator(_b64_command)] = Field(
+    drop_in_cmd: EncodedCommand = Field(
         None,
         validation_alias=AliasChoices(DROP_IN_PREFIX + "CMD_B64J"),
         description="The image's CMD as base64 of JSON, as a platform records it; goes before the next.",
     )
-    entrypoint: Annotated[Command | None, BeforeValidator(_command)] = Field(
+    entrypoint: CommandSetting = Field(
         None,
         validation_alias=AliasChoices("ALGORITHM_ENTRYPOINT"),
         description="What to run: a JSON list, or a string for the shell form. Without any command, "
         "/opt/algorithm/run is run.",
     )
-    cmd: Annotated[Command | None, BeforeValidator(_command)] = Field(
+    cmd: CommandSetting = Field(
         None,
         validation_alias=AliasChoices("ALGORITHM_CMD"),
         description="Its arguments, as Docker's CMD: a JSON list, or a string for the shell form.",
@@ -148,10 +95,10 @@ class Settings(BaseModel):
     user: str = Field(
         "",
         validation_alias=AliasChoices("ALGORITHM_USER", DROP_IN_PREFIX + "USER"),
-        description="Who the algorithm runs as, as Dockerfile's USER: `user`, `uid`, `user:group` or `:group`; by default "
-        "who the server runs as.",
+        description="Who the algorithm runs as, as Dockerfile's USER: `user`, `uid`, `user:group` or `:group`; by "
+        "default who the server runs as.",
     )
-    set_extra_groups: Annotated[bool, BeforeValidator(_only_true)] = Field(
+    set_extra_groups: OnlyTrue = Field(
         True,
         validation_alias=AliasChoices("ALGORITHM_SET_EXTRA_GROUPS", DROP_IN_PREFIX + "SET_EXTRA_GROUPS"),
         description="Whether the algorithm is in the groups of its user only; anything but `true` leaves it in the "
@@ -225,7 +172,7 @@ class Settings(BaseModel):
         description="What /execution-parameters advises as the largest body, in MB; 0 is unlimited. "
         "Bodies up to 110 MB are taken in any case.",
     )
-    signing_key: Annotated[SecretBytes | None, BeforeValidator(_hex_key)] = Field(
+    signing_key: HexKey = Field(
         None,
         validation_alias=AliasChoices("MODEL_SERVER_SIGNING_KEY_HEX", DROP_IN_PREFIX + "SIGNING_KEY_HEX"),
         description="The HMAC-SHA256 key that results are signed with, as hexadecimal; without it they are not signed.",

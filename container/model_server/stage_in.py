@@ -6,10 +6,11 @@ Files are written in a hidden folder and renamed when they are whole, and the al
 import errno
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_EXCEPTION, wait
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,8 +28,6 @@ from .errors import (
 from .storage import ObjectForbidden, ObjectMissing, Storage
 from .task import Input, Task
 
-STAGING = ".longshore-staging"
-
 
 @dataclass
 class StagedIn:
@@ -45,9 +44,8 @@ def stage_in(task: Task, folder: Path, storage: Storage, cancellation: Cancellat
     Raises an InputError that names the first input at fault, DiskFull, a storage error, or the cancellation's reason.
     """
     started = time.monotonic()
-    staging = folder / STAGING
     try:
-        staging.mkdir()
+        staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=folder))
         try:
             staged.bytes = _download(task, folder, staging, storage, cancellation)
         finally:
@@ -65,9 +63,7 @@ def stage_in(task: Task, folder: Path, storage: Storage, cancellation: Cancellat
 
 def _download(task: Task, folder: Path, staging: Path, storage: Storage, cancellation: Cancellation) -> int:
     """Get all objects and return their bytes; the first fault ends the transfers of the others."""
-    together = Cancellation(parent=cancellation)
-
-    def fetch(index: int, item: Input) -> int:
+    def fetch(index: int, item: Input, together: Cancellation) -> int:
         together.raise_if_set()
         with _naming(index):
             size = storage.get_file(item.bucket_name, item.bucket_key, str(staging / str(index)), together)
@@ -75,14 +71,15 @@ def _download(task: Task, folder: Path, staging: Path, storage: Storage, cancell
                 _publish(staging / str(index), folder / item.relative_path)
         return size
 
-    transfers = [storage.pool.submit(fetch, index, item) for index, item in enumerate(task.inputs)]
-    ended, _ = wait(transfers, return_when=FIRST_EXCEPTION)
-    fault = next((error for transfer in transfers if transfer in ended and (error := transfer.exception())), None)
-    if fault:
-        together.cancel(fault if isinstance(fault, LongshoreError) else InternalError())
-        wait(transfers)
-        raise fault
-    return sum(transfer.result() for transfer in transfers)
+    with closing(Cancellation(parent=cancellation)) as together:
+        transfers = [storage.pool.submit(fetch, index, item, together) for index, item in enumerate(task.inputs)]
+        ended, _ = wait(transfers, return_when=FIRST_EXCEPTION)
+        fault = next((error for transfer in transfers if transfer in ended and (error := transfer.exception())), None)
+        if fault:
+            together.cancel(fault if isinstance(fault, LongshoreError) else InternalError())
+            wait(transfers)
+            raise fault
+        return sum(transfer.result() for transfer in transfers)
 
 
 @contextmanager

@@ -32,7 +32,15 @@ ATTEMPTS = 18
 FIRST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 5.0
 
-PASSING_CODES = {"ExpiredToken", "RequestTimeout", "RequestTimeTooSkewed", "SlowDown", "Throttling", "OperationAborted"}
+PASSING_CODES = {
+    "ExpiredToken",
+    "RequestTimeout",
+    "RequestTimeTooSkewed",
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "OperationAborted",
+}
 CREDENTIALS_CODES = {"InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch"}
 
 T = TypeVar("T")

@@ -17,7 +17,7 @@ from functools import partial
 from . import lost_tasks, nginx
 from .children import Child, adopt_orphans, all_children, reap, start
 from .command import algorithm_command
-from .errors import Interrupted, WorkerLost
+from .errors import FoldersNotReset, Interrupted, WorkerLost
 from .folder import claim
 from .gunicorn_app import Inherited, answers_ping, run_gunicorn
 from .ledger import Ledger
@@ -97,6 +97,7 @@ class Supervisor:
             elif self._stopping and time.monotonic() > self._deadline:
                 self._kill_everything()
         self._end_orphans()
+        self._empty_task_folders()
         if self._why:
             logger.critical("Stopped: %s", self._why)
             return 1
@@ -149,6 +150,7 @@ class Supervisor:
             if child := self._children.pop(pid, None):
                 self._child_ended(child, code)
             else:  # a worker whose arbiter is gone, or what a task left behind
+                self._hear_workers()  # its last words were sent before its end
                 self._worker_ended(pid)
 
     def _child_ended(self, child: Child, code: int) -> None:
@@ -223,6 +225,14 @@ class Supervisor:
                 os.kill(pid, signal.SIGKILL)  # none is reaped by anyone but us, so none is another process by now
             reap()
             time.sleep(START_POLL_SECONDS)
+
+    def _empty_task_folders(self) -> None:
+        """Remove what is left of a task whose worker was lost."""
+        for folder in (self._inherited.input, self._inherited.output):
+            try:
+                folder.reset()
+            except FoldersNotReset:
+                logger.exception("A task folder could not be emptied at the end")
 
 
 def _signal_socket() -> socket.socket:

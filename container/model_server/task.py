@@ -194,6 +194,8 @@ def _decode(text: str, where: Location) -> Any:
 
 
 def _parse(value: Any, where: Location) -> Task:
+    if value is None:
+        raise TaskInvalid([_fault("missing", where, "Field required")])
     if not isinstance(value, dict):
         raise TaskInvalid([_fault("model_attributes_type", where, "Input should be a task as a JSON object")])
     try:

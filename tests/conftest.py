@@ -1,0 +1,86 @@
+"""What all kinds of tests share: a real S3 server on loopback, and a bucket of one's own."""
+
+import json
+import os
+import sys
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import pytest
+
+PROJECT = Path(__file__).parent.parent
+CONTAINER = PROJECT / "container"
+ALGORITHMS = Path(__file__).parent / "algorithms"
+
+sys.path.insert(0, str(CONTAINER))
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+
+AWS = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_REGION": "us-east-1",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """An S3 bucket of one test."""
+
+    name: str
+    endpoint: str
+    client: "S3Client"
+
+    def put(self, key: str, data: bytes | str) -> None:
+        self.client.put_object(Bucket=self.name, Key=key, Body=data)
+
+    def get(self, key: str) -> bytes:
+        return self.client.get_object(Bucket=self.name, Key=key)["Body"].read()
+
+    def metadata(self, key: str) -> dict[str, str]:
+        return self.client.head_object(Bucket=self.name, Key=key)["Metadata"]
+
+    def keys(self) -> list[str]:
+        return sorted(item["Key"] for item in self.client.list_objects_v2(Bucket=self.name).get("Contents", []))
+
+    def result(self, prefix: str) -> dict[str, Any]:
+        """Return the result object of the task with this output prefix."""
+        return json.loads(self.get(prefix.rstrip("/") + "/.sagemaker_shim/inference_result.json"))
+
+    def item(self, relative_path: str, key: str, **more: Any) -> dict[str, Any]:
+        """Return one entry of a task's inputs."""
+        return {"relative_path": relative_path, "bucket_name": self.name, "bucket_key": key, **more}
+
+    def task(self, pk: str = "task", inputs: list[dict[str, Any]] | None = None, **more: Any) -> dict[str, Any]:
+        """Return a task JSON whose outputs go to `/out/<pk>` of this bucket."""
+        task = {"pk": pk, "inputs": inputs or [], "output_bucket_name": self.name, "output_prefix": f"/out/{pk}"}
+        return task | {"timeout": "PT30S"} | more
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """The address of moto's S3 server, which runs for the whole session."""
+    from moto.server import ThreadedMotoServer
+
+    for name, value in AWS.items():
+        os.environ[name] = value
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_endpoint: str) -> Bucket:
+    client = boto3.client("s3", endpoint_url=s3_endpoint)
+    name = f"bucket-{uuid.uuid4().hex}"
+    client.create_bucket(Bucket=name)
+    return Bucket(name, s3_endpoint, client)

@@ -1,0 +1,73 @@
+"""The README's tables that follow from the code: `python tests/unit/readme_tables.py` writes them into the README."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+README = Path(__file__).parents[2] / "README.md"
+CONTAINER = Path(__file__).parents[2] / "container"
+
+HEADS = {
+    "settings": ["| Variable | Other names | Default | |", "|---|---|---|---|"],
+    "errors": ["| Code | Status | Sentence |", "|---|---|---|"],
+}
+
+
+def table(name: str) -> list[str]:
+    """Return the lines of a table as the code has it."""
+    return HEADS[name] + {"settings": settings_rows, "errors": error_rows}[name]()
+
+
+def settings_rows() -> list[str]:
+    """Return one row for each setting: canonical name, the other names, default, sentence."""
+    from model_server.settings import Settings
+
+    rows = []
+    for field in Settings.model_fields.values():
+        names = [f"`{name}`" for name in field.validation_alias.choices]  # type: ignore[union-attr]
+        default = "CPUs" if field.default_factory else shown(field.default)
+        rows.append(f"| {names[0]} | {', '.join(names[1:])} | {default} | {field.description} |")
+    return [" ".join(row.split()) for row in rows]
+
+
+def shown(default: Any) -> str:
+    if default in (None, ""):
+        return ""
+    return f"`{str(default).lower() if isinstance(default, bool) else default}`"
+
+
+def error_rows() -> list[str]:
+    """Return one row for each error that an answer or a result may show, in the order of the tree."""
+    from model_server.errors import LongshoreError
+
+    return [f"| `{error.code}` | {error.http_status} | {sentence(error)} |" for error in leaves(LongshoreError)]
+
+
+def leaves(error: type) -> Iterator[type]:
+    if not error.__subclasses__():
+        yield error
+    for kind in error.__subclasses__():
+        yield from leaves(kind)
+
+
+def sentence(error: type) -> str:
+    """Return an error's sentence; that of the one error that writes its own depends on how the program ended."""
+    return getattr(error, "sentence", "The algorithm ended with exit code 3 (was ended by SIGSEGV; was killed …)")
+
+
+def table_of_the_readme(name: str) -> list[str]:
+    """Return the lines between a table's two marks."""
+    return README.read_text().partition(f"<!-- {name} -->\n")[2].partition(f"<!-- /{name} -->")[0].splitlines()
+
+
+def main() -> None:
+    sys.path.insert(0, str(CONTAINER))
+    for name in HEADS:
+        before, begin, rest = README.read_text().partition(f"<!-- {name} -->\n")
+        _, end, after = rest.partition(f"<!-- /{name} -->")
+        README.write_text(before + begin + "\n".join(table(name)) + "\n" + end + after)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""The two rules of the layout: imports point downwards only, and one module reads the environment."""
+
+import ast
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+CONTAINER = Path(__file__).parents[2] / "container"
+
+LAYERS = [
+    ["model_server"],
+    ["errors", "cpus", "line_encoder", "log_channel", "peak_memory", "processes", "progress", "s3_uri"],
+    ["scoreboard", "setting_types"],
+    ["settings", "task", "beneath", "cancellation", "run_folder", "logs", "slot", "archive", "user"],
+    ["command", "folder", "client", "admission", "storage", "process_output", "ledger"],
+    ["children", "process", "stage_in", "stage_out"],
+    ["result", "nginx"],
+    ["lost_tasks", "runner"],
+    ["batch", "predictor"],
+    ["wsgi"],
+    ["gunicorn_app"],
+    ["supervisor"],
+    ["cli"],
+]
+"""From the bottom to the top; a module imports from layers below its own, never from its own or from above."""
+
+HEIGHT = {module: height for height, layer in enumerate(LAYERS) for module in layer}
+FORBIDDEN_NAMES = {"utils", "helpers", "common", "core", "manager", "handler", "mixin"}
+ENVIRONMENT_NAMES = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}
+EXECUTABLES = ("serve", "invoke", "longshore")
+PAGE_LINES = 40
+
+MODULES = sorted([*CONTAINER.glob("model_server/*.py"), CONTAINER / "predictor.py", CONTAINER / "wsgi.py"])
+PYTHON_FILES = sorted([*CONTAINER.rglob("*.py"), *(CONTAINER / name for name in EXECUTABLES)])
+
+
+def name_of(path: Path) -> str:
+    return path.parent.name if path.stem == "__init__" else path.stem
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Yield the modules of ours that a tree imports, also within functions and type-checking blocks."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = "model_server" if node.level else str(node.module)
+            base = f"{base}.{node.module}" if node.level and node.module else base
+            names = [base if base.count(".") else f"{base}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            first, _, rest = name.partition(".")
+            if first == "model_server":
+                inner = rest.split(".")[0]
+                yield inner if (CONTAINER / "model_server" / f"{inner}.py").exists() else first
+            elif first in HEIGHT:
+                yield first
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_point_downwards_only(path: Path) -> None:
+    module = name_of(path)
+    upwards = {name for name in imported(ast.parse(path.read_text())) if HEIGHT[name] >= HEIGHT[module]}
+    assert not upwards, f"{module} may not import {sorted(upwards)}"
+
+
+def test_every_module_has_its_layer_and_every_layer_its_modules() -> None:
+    listed = [module for layer in LAYERS for module in layer]
+    assert sorted(listed) == sorted(map(name_of, MODULES))
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("from .errors import A, B", ["errors", "errors"]),
+        ("from . import nginx, VERSION", ["nginx", "model_server"]),
+        ("from model_server.cli import main", ["cli"]),
+        ("from model_server import errors", ["errors"]),
+        ("import model_server.task", ["task"]),
+        ("def f():\n    import wsgi", ["wsgi"]),
+        ("import os\nfrom flask import Flask", []),
+    ],
+)
+def test_no_spelling_of_an_import_escapes_the_rule(source: str, expected: list[str]) -> None:
+    assert list(imported(ast.parse(source))) == expected
+
+
+@pytest.mark.parametrize("path", PYTHON_FILES, ids=lambda path: path.name)
+def test_only_the_settings_read_the_environment(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    read = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)} & ENVIRONMENT_NAMES
+    read |= {alias.name for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) for alias in n.names} & (
+        ENVIRONMENT_NAMES | {"*"}
+    )
+    assert read == ({"environ"} if path.name == "settings.py" else set()) or reads_wsgi_only(path, tree, read)
+
+
+def reads_wsgi_only(path: Path, tree: ast.AST, read: set[str]) -> bool:
+    """Say whether all that is read is Flask's `request.environ`, which is no environment but a request."""
+    owners = {ast.unparse(n.value) for n in ast.walk(tree) if isinstance(n, ast.Attribute) and n.attr in read}
+    return path.name == "predictor.py" and read == {"environ"} and owners == {"request"}
+
+
+@pytest.mark.parametrize("path", PYTHON_FILES, ids=lambda path: path.name)
+def test_no_module_is_named_for_nothing(path: Path) -> None:
+    assert not FORBIDDEN_NAMES & set(path.stem.lower().replace(".", "_").split("_"))
+
+
+@pytest.mark.parametrize("name", EXECUTABLES)
+def test_an_executable_has_mode_755(name: str) -> None:
+    assert stat.S_IMODE((CONTAINER / name).stat().st_mode) == 0o755
+
+
+def test_the_executables_are_all_the_files_without_an_extension() -> None:
+    assert {path.name for path in CONTAINER.iterdir() if path.is_file() and not path.suffix} == set(EXECUTABLES)
+
+
+@pytest.mark.parametrize("name", EXECUTABLES)
+def test_an_executable_has_no_logic(name: str) -> None:
+    source = (CONTAINER / name).read_text()
+    tree = ast.parse(source)
+    logic = (ast.FunctionDef, ast.ClassDef, ast.For, ast.While, ast.Try, ast.With, ast.Assign, ast.Lambda)
+    assert source.startswith("#!/usr/bin/env python3\n")
+    assert len(source.splitlines()) <= PAGE_LINES
+    assert not [node for node in ast.walk(tree) if isinstance(node, logic)]
+    assert len([node for node in ast.walk(tree) if isinstance(node, ast.If)]) == 1  # __name__ == "__main__"

@@ -1,0 +1,175 @@
+"""Zips, unpacked by the drop-in's rules."""
+
+import io
+import os
+import random
+import struct
+import zipfile
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from model_server.archive import unpack
+from model_server.errors import ZipBroken, ZipEncrypted, ZipMethodUnsupported, ZipPathsInvalid, ZipTooLarge
+from model_server.stage_in import _publish
+
+
+def zipped(*names: str, method: int = zipfile.ZIP_DEFLATED, content: bytes = b"content") -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        for name in names:
+            info = zipfile.ZipInfo("x")
+            info.filename = name  # as it is: ZipInfo would tidy it
+            info.compress_type = method
+            archive.writestr(info, b"" if name.endswith("/") else content)
+            archive.NameToInfo.clear()  # a name may come twice
+    return buffer.getvalue()
+
+
+def unpacked(data: bytes, tmp_path: Path) -> list[str]:
+    """Unpack into a fresh folder and return the files in it."""
+    number = len(list(tmp_path.iterdir()))
+    folder = tmp_path / f"{number}" / "target"
+    folder.mkdir(parents=True)
+    (folder.parent / "a.zip").write_bytes(data)
+    unpack(folder.parent / "a.zip", "inputs[0]", folder, _publish, folder.parent / "scratch")
+    assert not [path for path in folder.rglob("*") if path.is_symlink()]
+    assert {path.name for path in folder.parent.iterdir()} == {"a.zip", "target"}
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize(
+    ("names", "files"),
+    [
+        ((), []),
+        (("a.txt",), ["a.txt"]),
+        (("a.txt", "b.txt"), ["a.txt", "b.txt"]),
+        (("d/a.txt",), ["a.txt"]),
+        (("d/e/a.txt",), ["a.txt"]),
+        (("d/", "d/a.txt", "d/b.txt"), ["a.txt", "b.txt"]),
+        (("d/e/a", "d/e/b"), ["a", "b"]),
+        (("d/e/a", "d/f/b"), ["e/a", "f/b"]),
+        (("d/a", "e/b"), ["d/a", "e/b"]),
+        (("da/x", "db/x"), ["da/x", "db/x"]),
+        (("d/a", "__MACOSX/d/._a"), ["a"]),
+        (("d/a", "d/.DS_Store", "d/desktop.ini"), ["a"]),
+        (("a", "my_desktop_ini.txt"), ["a"]),
+        (("__MACOSX/x", "empty/"), []),
+        (("ü/ß", "ü/日本"), ["ß", "日本"]),
+        (("d/a b+c", "d/'q\""), ["'q\"", "a b+c"]),
+        (("./d/a", "./d/b"), ["a", "b"]),
+        (("d//e/a", "d//e/b"), ["a", "b"]),
+        (("d/..a", "d/b.."), ["..a", "b.."]),
+    ],
+)
+def test_the_folder_that_all_share_is_stripped_and_litter_is_dropped(
+    tmp_path: Path, names: tuple[str, ...], files: list[str]
+) -> None:
+    assert unpacked(zipped(*names), tmp_path) == files
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("/a", "b"),
+        ("/etc/passwd",),
+        ("/a", "/b"),
+        ("a", "../b"),
+        ("a/../../b", "c"),
+        ("d/a", "d/../../b"),
+        ("a", "a"),
+        ("d/a", "d/a"),
+        ("a", "./a"),
+        ("a", "a/b"),
+        ("", "a"),
+        ("",),
+        ("a", "x" * 300),
+        ("a", ".."),
+    ],
+)
+def test_a_path_that_can_not_be_its_own_is_refused(tmp_path: Path, names: tuple[str, ...]) -> None:
+    with pytest.raises((ZipPathsInvalid, FileExistsError, NotADirectoryError)):
+        unpacked(zipped(*names), tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"0"}
+    assert {path.name for path in (tmp_path / "0").iterdir()} <= {"a.zip", "target", "scratch"}
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_the_methods_of_compression_that_zips_have(tmp_path: Path, method: int) -> None:
+    assert unpacked(zipped("a", "b", method=method, content=os.urandom(100_000)), tmp_path) == ["a", "b"]
+
+
+def changed(data: bytes, offset: int, form: str, value: int) -> bytes:
+    """Write a number at an offset of the first local header and of the first central one, which has 2 bytes more."""
+    changed = bytearray(data)
+    struct.pack_into(form, changed, offset, value)
+    struct.pack_into(form, changed, data.index(b"PK\x01\x02") + offset + 2, value)
+    return bytes(changed)
+
+
+def test_an_unknown_method_is_said_in_the_drop_ins_words(tmp_path: Path) -> None:
+    with pytest.raises(ZipMethodUnsupported, match="Zip file contains an unsupported compression method"):
+        unpacked(changed(zipped("a"), 8, "<H", 97), tmp_path)
+
+
+@pytest.mark.parametrize("flags", [0x1, 0x41])
+def test_an_encrypted_zip_is_called_encrypted(tmp_path: Path, flags: int) -> None:
+    with pytest.raises(ZipEncrypted):
+        unpacked(changed(zipped("a"), 6, "<H", flags), tmp_path)
+
+
+FAULTS_OF_A_ZIP = (
+    ZipBroken,
+    ZipEncrypted,
+    ZipMethodUnsupported,
+    ZipPathsInvalid,
+    ZipTooLarge,
+    FileExistsError,
+    NotADirectoryError,
+)
+WHOLE = zipped("d/a", "d/b", content=bytes(range(256)) * 40)
+
+
+@pytest.mark.parametrize("data", [b"", b"no zip", WHOLE[:-10], WHOLE[:100], b"PK\x05\x06" + b"\0" * 17, b"\x1f\x8b"])
+def test_what_is_no_whole_zip_is_broken(tmp_path: Path, data: bytes) -> None:
+    with pytest.raises(ZipBroken, match="Input zip file could not be extracted"):
+        unpacked(data, tmp_path)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damaged_content_is_broken(tmp_path: Path, method: int) -> None:
+    data = bytearray(zipped("a", method=method, content=random.Random(1).randbytes(5_000)))
+    data[1_000:1_100] = b"\xff" * 100
+    with pytest.raises(ZipBroken):
+        unpacked(bytes(data), tmp_path)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=6), st.sampled_from([0, 8, 12, 14]))
+def test_whatever_is_damaged_it_is_the_zips_fault(tmp_path: Path, damages: list[tuple[int, int]], method: int) -> None:
+    data = bytearray(zipped("d/a", "d/b", "e", method=method))
+    for place, value in damages:
+        data[place % len(data)] = value
+    with suppress(*FAULTS_OF_A_ZIP):  # any other exception fails the test
+        unpacked(bytes(data), tmp_path)
+
+
+@pytest.mark.parametrize("mode", [0o4777, 0o120777, 0o010666])
+def test_modes_and_links_of_the_archive_are_not_restored(tmp_path: Path, mode: int) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        info = zipfile.ZipInfo("x")
+        info.create_system, info.external_attr = 3, mode << 16
+        archive.writestr(info, "/etc/passwd")
+    assert unpacked(buffer.getvalue(), tmp_path) == ["x"]
+    found = tmp_path / "0" / "target" / "x"
+    assert found.read_text() == "/etc/passwd"
+    assert not found.stat().st_mode & 0o6111
+
+
+def test_the_bytes_of_a_zip_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.zip").write_bytes(zipped("a", "b", content=b"12345"))
+    (tmp_path / "to").mkdir()
+    assert unpack(tmp_path / "a.zip", "inputs[0]", tmp_path / "to", _publish, tmp_path / "scratch") == 10

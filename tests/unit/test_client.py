@@ -1,0 +1,65 @@
+"""Whether the client is still there, over a real pair of sockets."""
+
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+from model_server.cancellation import Cancellation
+from model_server.client import watched
+from model_server.errors import ClientLeft
+
+from .waiting import wait_until
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    yield ours, theirs
+    ours.close()
+    theirs.close()
+
+
+def test_a_client_that_leaves_cancels(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = pair
+    cancellation = Cancellation()
+    with watched(ours, cancellation):
+        theirs.close()
+        wait_until(lambda: cancellation.reason)
+    assert isinstance(cancellation.reason, ClientLeft)
+
+
+def test_a_client_that_stays_does_not_cancel_and_keeps_its_connection(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    ours, theirs = pair
+    cancellation = Cancellation()
+    with watched(ours, cancellation):
+        pass
+    ours.sendall(b"answer")
+    assert theirs.recv(10) == b"answer"
+    assert cancellation.reason is None
+
+
+def test_a_client_that_sends_more_is_still_there_and_its_bytes_are_left_alone(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    ours, theirs = pair
+    cancellation = Cancellation()
+    with watched(ours, cancellation):
+        theirs.sendall(b"GET /ping")
+    assert cancellation.reason is None
+    assert ours.recv(20) == b"GET /ping"
+
+
+def test_without_a_connection_there_is_nothing_to_watch() -> None:
+    cancellation = Cancellation()
+    with watched(None, cancellation):
+        assert not [thread for thread in threading.enumerate() if thread.name == "client"]
+    assert cancellation.reason is None
+
+
+def test_the_watch_ends_with_its_block_also_after_a_fault(pair: tuple[socket.socket, socket.socket]) -> None:
+    with pytest.raises(ValueError, match="x"), watched(pair[0], Cancellation()):
+        raise ValueError("x")
+    assert not [thread for thread in threading.enumerate() if thread.name == "client"]

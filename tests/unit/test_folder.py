@@ -1,0 +1,220 @@
+"""The task folders: emptied whatever a program left there, and never of what was there before us."""
+
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from model_server.errors import FoldersNotReset, StartFailed
+from model_server.folder import TaskFolder, claim
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> TaskFolder:
+    return claim(tmp_path / "output", 0o777)
+
+
+@contextmanager
+def ordinary_user() -> Iterator[Path]:
+    """Be a user without root's rights for the block, with a folder of one's own."""
+    own = Path(tempfile.mkdtemp())
+    if os.geteuid() != 0:
+        yield own
+        shutil.rmtree(own)
+        return
+    os.chown(own, NOBODY, NOBODY)
+    os.setresgid(NOBODY, NOBODY, 0)
+    os.setresuid(NOBODY, NOBODY, 0)
+    try:
+        yield own
+    finally:
+        os.setresuid(0, 0, 0)
+        os.setresgid(0, 0, 0)
+        shutil.rmtree(own)
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_a_missing_folder_is_made_with_its_mode(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        claimed = claim(tmp_path / "a" / "b", 0o777)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(claimed.path.stat().st_mode) == 0o777
+
+
+def test_a_folder_that_exists_keeps_its_mode(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir(mode=0o750)
+    assert stat.S_IMODE(claim(tmp_path / "x", 0o777).path.stat().st_mode) == 0o750
+
+
+def test_a_file_in_its_place_stops_the_start(tmp_path: Path) -> None:
+    (tmp_path / "x").touch()
+    with pytest.raises(StartFailed, match="x"):
+        claim(tmp_path / "x", 0o777)
+
+
+def test_a_folder_that_can_not_be_written_to_stops_the_start() -> None:
+    with ordinary_user() as own:
+        (own / "x").mkdir(mode=0o555)
+        with pytest.raises(StartFailed, match="written"):
+            claim(own / "x", 0o777)
+
+
+def test_a_folder_behind_a_link_is_used_where_it_is(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    claimed = claim(tmp_path / "link", 0o777)
+    (tmp_path / "real" / "left").touch()
+    claimed.reset()
+    assert list((tmp_path / "real").iterdir()) == []
+
+
+def test_files_that_were_there_survive_with_all_they_hold(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    (path / "model" / "deep").mkdir(parents=True)
+    (path / "model" / "deep" / "weights").write_text("w")
+    (path / "empty").mkdir()
+    (path / "link").symlink_to("/nowhere")
+    claimed = claim(path, 0o777)
+    for new in ("new", "model/new", "model/deep/new", "empty/new"):
+        (path / new).touch()
+    (path / "model" / "more").mkdir()
+    claimed.reset()
+    left = {str(item.relative_to(path)) for item in path.rglob("*")}
+    assert left == {"model", "model/deep", "model/deep/weights", "empty", "link"}
+    assert (path / "model" / "deep" / "weights").read_text() == "w"
+
+
+def test_a_file_that_was_changed_is_a_tasks_and_goes(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.mkdir()
+    for name in ("written", "replaced", "folder", "same"):
+        (path / name).write_text("before")
+    claimed = claim(path, 0o777)
+    (path / "written").write_text("after, and longer")
+    (path / "other").write_text("before")
+    (path / "other").rename(path / "replaced")
+    (path / "folder").unlink()
+    (path / "folder").mkdir()
+    (path / "folder" / "inside").touch()
+    assert claimed.was_here(("same",), (path / "same").stat())
+    assert not claimed.was_here(("written",), (path / "written").stat())
+    assert not claimed.was_here(("new",), (path / "same").stat())
+    assert not claimed.was_here(("same", "deeper"), (path / "same").stat())
+    claimed.reset()
+    assert [item.name for item in path.iterdir()] == ["same"]
+
+
+def test_nesting_of_any_depth_is_removed(folder: TaskFolder) -> None:
+    here = os.open(folder.path, os.O_RDONLY)
+    for _ in range(3_000):
+        os.mkdir("d", dir_fd=here)
+        os.close(os.open("f", os.O_CREAT | os.O_WRONLY, dir_fd=here))
+        inner = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = inner
+    os.close(here)
+    before = open_descriptors()
+    folder.reset()
+    assert list(folder.path.iterdir()) == []
+    assert open_descriptors() == before
+
+
+def test_many_folders_beside_each_other_are_removed(folder: TaskFolder) -> None:
+    for number in range(300):
+        (folder.path / str(number) / "a" / "b").mkdir(parents=True)
+    folder.reset()
+    assert list(folder.path.iterdir()) == []
+
+
+def test_fifos_sockets_and_strange_names_are_removed(folder: TaskFolder) -> None:
+    inner = folder.path / "inner"
+    inner.mkdir()
+    for place in (folder.path, inner):
+        os.mkfifo(place / "fifo")
+        os.mknod(place / "socket", stat.S_IFSOCK | 0o600)
+        os.close(os.open(os.fsencode(place) + b"/\xff\n *", os.O_CREAT | os.O_WRONLY))
+        (place / ("x" * 255)).touch()
+        (place / "read-only").touch(0o000)
+    folder.reset()
+    assert list(folder.path.iterdir()) == []
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_links_are_removed_and_never_followed(folder: TaskFolder, tmp_path: Path, deep: bool) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir(mode=0o500)
+    (outside / "precious").write_text("kept")
+    place = folder.path / "inner" if deep else folder.path
+    place.mkdir(exist_ok=True)
+    (place / "folder").symlink_to(outside)
+    (place / "file").symlink_to(outside / "precious")
+    (place / "loop").symlink_to("loop")
+    (place / "up").symlink_to("..")
+    folder.reset()
+    assert list(folder.path.iterdir()) == []
+    assert (outside / "precious").read_text() == "kept"
+    assert stat.S_IMODE(outside.stat().st_mode) == 0o500
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o400, 0o300, 0o555])
+def test_folders_without_rights_are_removed_by_an_ordinary_user_too(mode: int) -> None:
+    with ordinary_user() as own:
+        claimed = claim(own / "x", 0o777)
+        for name in ("a", "b"):
+            (claimed.path / name / "c").mkdir(parents=True)
+            (claimed.path / name / "c" / "f").touch()
+            (claimed.path / name / "c").chmod(mode)
+            (claimed.path / name).chmod(mode)
+        claimed.path.chmod(mode)
+        claimed.reset()
+        assert list(claimed.path.iterdir()) == []
+
+
+def test_a_folder_that_was_there_and_lost_its_rights_does_not_stop_the_next_task() -> None:
+    with ordinary_user() as own:
+        (own / "x" / "kept").mkdir(parents=True)
+        (own / "x" / "kept" / "f").touch()
+        claimed = claim(own / "x", 0o777)
+        (own / "x" / "kept" / "new").touch()
+        (own / "x" / "kept").chmod(0o000)
+        claimed.reset()
+        assert [item.name for item in (own / "x" / "kept").iterdir()] == ["f"]
+
+
+def test_a_folder_that_can_not_be_emptied_is_said_so() -> None:
+    with ordinary_user() as own:
+        (own / "held").mkdir()
+        claimed = claim(own / "held" / "x", 0o777)
+        shutil.rmtree(claimed.path)
+        (own / "held").chmod(0o500)
+        with pytest.raises(FoldersNotReset):
+            claimed.reset()
+        (own / "held").chmod(0o700)
+
+
+@pytest.mark.parametrize("instead", ["nothing", "file", "link"])
+def test_a_folder_that_a_task_replaced_is_made_again(folder: TaskFolder, tmp_path: Path, instead: str) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious").touch()
+    folder.path.rmdir()
+    if instead == "file":
+        folder.path.touch()
+    if instead == "link":
+        folder.path.symlink_to(outside)
+    folder.reset()
+    assert folder.path.is_dir()
+    assert not folder.path.is_symlink()
+    assert list(folder.path.iterdir()) == []
+    assert (outside / "precious").exists()

@@ -1,0 +1,74 @@
+"""nginx's configuration: everything filled in, every error in our words."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from model_server.errors import StartFailed
+from model_server.nginx import ERRORS, PRIVATE_CODES, _render
+from model_server.run_folder import RunFolder
+from model_server.settings import Settings
+
+
+def rendered(path: Path = Path("/run/longshore"), bodies: Path = Path("/tmp/bodies"), **environ: str) -> str:
+    return _render(Settings.from_env(environ), RunFolder(path, bodies, None))
+
+
+def code_of(text: str) -> str:
+    return re.sub(r"#.*", "", text)
+
+
+def test_no_placeholder_is_left() -> None:
+    assert "@" not in code_of(rendered())
+    assert code_of(rendered()).count("{") == code_of(rendered()).count("}")
+
+
+@pytest.mark.parametrize("code", [*ERRORS, *PRIVATE_CODES])
+def test_every_error_has_its_page(code: int) -> None:
+    status = PRIVATE_CODES.get(code, code)
+    (page,) = re.findall(rf"error_page {code} (\S+);", rendered())
+    (answer,) = re.findall(rf"location = {page} {{ internal; return {status} '(.*)'; }}", rendered())
+    assert json.loads(answer)["error"]["code"] == ERRORS[status][0]
+    assert json.loads(answer)["detail"] == ERRORS[status][1]
+    assert "$" not in answer
+
+
+@pytest.mark.parametrize("code", [400, 404, 405, 408, 413, 414, 431, 500, 502, 503, 504])
+def test_the_errors_that_nginx_makes_itself_are_listed(code: int) -> None:
+    assert code in ERRORS
+
+
+def test_an_error_page_can_not_be_asked_for() -> None:
+    locations = [line for line in rendered().splitlines() if "location = " in line]
+    assert len(locations) == len(ERRORS)
+    assert all("internal;" in line for line in locations)
+
+
+def test_paths_with_spaces_are_one_argument() -> None:
+    text = rendered(Path("/my run/long shore"), Path("/my tmp/bodies"))
+    (bodies,) = re.findall(r"client_body_temp_path (.*?);", text)
+    assert bodies == '"/my tmp/bodies"'
+    assert "my run" not in text.replace(bodies, "")
+
+
+@pytest.mark.parametrize("character", ['"', "\\", "\n", "$"])
+def test_a_path_that_nginx_would_misread_stops_the_start(character: str) -> None:
+    with pytest.raises(StartFailed):
+        rendered(bodies=Path(f"/tmp/a{character}b"))
+
+
+@pytest.mark.parametrize(("payload", "limit"), [("6", "110m"), ("0", "0m")])
+def test_the_largest_body_is_the_settings(payload: str, limit: str) -> None:
+    assert f"client_max_body_size {limit};" in rendered(MODEL_SERVER_MAX_PAYLOAD_MB=payload)
+
+
+def test_the_port_is_the_settings() -> None:
+    assert re.search(r"listen 9090[ ;]", rendered(SAGEMAKER_BIND_TO_PORT="9090"))
+
+
+def test_a_request_is_never_cut_or_posted_twice() -> None:
+    text = code_of(rendered())
+    assert "proxy_next_upstream off;" in text
+    assert "proxy_read_timeout 365d;" in text
+    assert "server_tokens off;" in text

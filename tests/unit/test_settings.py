@@ -1,0 +1,247 @@
+"""Settings: one frozen object from the environment, and one line for each variable that can't be used."""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from model_server.cpus import usable_cpus
+from model_server.errors import SettingsInvalid
+from model_server.settings import AWS_CREDENTIALS, DROP_IN_PREFIX, Settings
+from pydantic import ValidationError
+
+from .readme_tables import table, table_of_the_readme
+
+FIELDS = Settings.model_fields
+SECRET = "5ec2e75ec2e75ec2e7"
+
+
+def names_of(field: str) -> list[str]:
+    return list(FIELDS[field].validation_alias.choices)  # type: ignore[union-attr, arg-type]
+
+
+EVERY_NAME = [(field, name) for field in FIELDS for name in names_of(field)]
+
+GOOD: dict[str, tuple[str, Any]] = {
+    "drop_in_entrypoint": (base64.b64encode(b'["a", "b"]').decode(), ["a", "b"]),
+    "drop_in_cmd": (base64.b64encode(b'"a b"').decode(), "a b"),
+    "entrypoint": ('["a"]', ["a"]),
+    "cmd": ("a b", "a b"),
+    "input_path": ("/x", Path("/x")),
+    "output_path": ("/x", Path("/x")),
+    "model_path": ("/x", Path("/x")),
+    "user": ("1000:1000", "1000:1000"),
+    "set_extra_groups": ("False", False),
+    "max_memory_mb": ("512", 512),
+    "grace_seconds": ("1.5", 1.5),
+    "pass_aws_credentials": ("True", True),
+    "port": ("9090", 9090),
+    "workers": ("3", 3),
+    "timeout": ("0.5", 0.5),
+    "queue_places": ("0", 0),
+    "max_concurrent_transforms": ("7", 7),
+    "batch_strategy": ("multi_record", "MULTI_RECORD"),
+    "max_payload_mb": ("100", 100),
+    "signing_key": ("00ff", b"\x00\xff"),
+    "transfers": ("50", 50),
+    "run_path": ("/run/x", Path("/run/x")),
+    "log_level": ("debug", "DEBUG"),
+    "s3_endpoint": ("http://127.0.0.1:9000", "http://127.0.0.1:9000"),
+}
+BAD: dict[str, list[str]] = {
+    "drop_in_entrypoint": ["?", "W10=W", "bm9uZQ==", "WzFd", "eyJhIjogMX0=", "é", "ZmFsc2U="],
+    "drop_in_cmd": ["?", "WzFd"],
+    "entrypoint": ["[1]", '["a", null]', '["a"', '"a', "[" * 100_000, "[[]]"],
+    "cmd": ["[1, 2, 3]", "[{}]"],
+    "max_memory_mb": ["-1", "1.5", "1G", "1" + "0" * 30],
+    "grace_seconds": ["-1", "x", "nan", "inf", "101"],
+    "pass_aws_credentials": ["maybe", "2"],
+    "port": ["0", "65536", "http", "80.5"],
+    "workers": ["0", "-1", "1.5", "many", "257"],
+    "timeout": ["0", "-1", "nan", "inf", "PT1H"],
+    "queue_places": ["-1", "x", "1001"],
+    "max_concurrent_transforms": ["0", "x"],
+    "batch_strategy": ["RECORDS"],
+    "max_payload_mb": ["-1", "101", "6MB", "1e9"],
+    "signing_key": ["xyz", "abc", SECRET[:-1], " "],
+    "transfers": ["0", "257"],
+    "log_level": ["LOUD", "10"],
+    "s3_endpoint": ["localhost:9000", "ftp://x", "http://a b"],
+}
+
+
+def plain(value: Any) -> Any:
+    return value.get_secret_value() if hasattr(value, "get_secret_value") else value
+
+
+def lines_of(environ: dict[str, str]) -> list[str]:
+    with pytest.raises(SettingsInvalid) as caught:
+        Settings.from_env(environ)
+    return caught.value.lines
+
+
+@pytest.mark.parametrize("name", ["settings", "errors"])
+def test_the_readme_lists_every_setting_and_every_error_as_it_is(name: str) -> None:
+    assert table_of_the_readme(name) == table(name), "python tests/unit/readme_tables.py writes it"
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_every_setting_is_described_and_named(field: str) -> None:
+    names = names_of(field)
+    assert str(FIELDS[field].description).endswith(".")
+    assert "|" not in str(FIELDS[field].description)
+    canonical = names[0].startswith(("ALGORITHM_", "MODEL_SERVER_", "SAGEMAKER_", "AWS_")) or names[0] == "LOG_LEVEL"
+    assert canonical or names == [names[0]] and names[0].endswith("_B64J")
+
+
+def test_no_two_settings_share_a_name() -> None:
+    names = [name for _, name in EVERY_NAME]
+    assert sorted(names) == sorted(set(names))
+
+
+def test_the_samples_here_are_of_every_setting() -> None:
+    assert GOOD.keys() == FIELDS.keys()
+    taken_as_they_are = {"input_path", "output_path", "model_path", "run_path", "user", "set_extra_groups"}
+    assert FIELDS.keys() - BAD.keys() == taken_as_they_are
+
+
+def test_without_any_variable_everything_has_its_default() -> None:
+    settings = Settings.from_env({})
+    assert settings.model_dump() == Settings.from_env({"PATH": "/bin", "HOME": "/"}).model_dump()
+    assert (settings.input_path, settings.output_path) == (Path("/input"), Path("/output"))
+    assert (settings.timeout, settings.grace_seconds, settings.port) == (60, 5, 8080)
+    assert (settings.slots, settings.queue_limit, settings.workers) == (1, 16, usable_cpus())
+    assert (settings.batch_strategy, settings.max_payload_mb, settings.log_level) == ("SINGLE_RECORD", 6, "INFO")
+    assert settings.signing_key is None
+    assert settings.pass_aws_credentials is False
+
+
+@pytest.mark.parametrize(("field", "name"), EVERY_NAME)
+def test_every_name_of_a_setting_sets_it(field: str, name: str) -> None:
+    text, value = GOOD[field]
+    assert plain(getattr(Settings.from_env({name: text}), field)) == value
+
+
+@pytest.mark.parametrize(("field", "name"), EVERY_NAME)
+def test_an_empty_string_is_unset(field: str, name: str) -> None:
+    assert Settings.from_env({name: ""}).model_dump() == Settings.from_env({}).model_dump()
+
+
+@pytest.mark.parametrize("field", [field for field in FIELDS if len(names_of(field)) > 1])
+def test_the_canonical_name_wins(field: str) -> None:
+    canonical, *others = names_of(field)
+    text, value = GOOD[field]
+    for other in others:
+        second = "AB" if field == "signing_key" else BAD.get(field, ["/other"])[0]
+        assert plain(getattr(Settings.from_env({canonical: text, other: second}), field)) == value
+        assert plain(getattr(Settings.from_env({canonical: "", other: text}), field)) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "bad"), [(name, bad) for field, bads in BAD.items() for name in names_of(field) for bad in bads]
+)
+def test_a_bad_value_is_one_line_that_names_its_variable(name: str, bad: str) -> None:
+    (line,) = lines_of({name: bad})
+    assert line.startswith(f"{name}: ")
+    assert "\n" not in line
+    assert len(line) < 400
+
+
+def test_several_bad_values_are_all_named_a_line_each() -> None:
+    bad = {names_of(field)[0]: values[0] for field, values in BAD.items()}
+    assert sorted(line.partition(":")[0] for line in lines_of(bad)) == sorted(bad)
+
+
+@given(
+    st.sampled_from([name for _, name in EVERY_NAME]), st.text(st.characters(codec="utf-8", exclude_characters="\0"))
+)
+def test_any_text_is_either_a_setting_or_one_line(name: str, text: str) -> None:
+    lines: list[str] = []
+    try:
+        Settings.from_env({name: text})
+    except SettingsInvalid as error:
+        lines = error.lines
+    assert [line.partition(":")[0] for line in lines] in ([], [name])
+
+
+@pytest.mark.parametrize("name", names_of("signing_key"))
+def test_a_secret_is_never_repeated(name: str) -> None:
+    assert SECRET[:-1] not in "".join(lines_of({name: SECRET[:-1], "MODEL_SERVER_WORKERS": "x"}))
+    settings = Settings.from_env({name: SECRET})
+    assert settings.signing_key is not None
+    for shown in (repr(settings), str(settings), settings.model_dump_json(), repr(settings.signing_key)):
+        assert SECRET not in shown
+        assert repr(bytes.fromhex(SECRET)) not in shown
+
+
+def test_the_settings_are_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings.from_env({}).port = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("spelling", ["True", "true", "TRUE", "1", "yes"])
+def test_a_yes_may_be_spelt_as_people_spell_it(spelling: str) -> None:
+    assert Settings.from_env({"ALGORITHM_AWS_CREDENTIALS": spelling}).pass_aws_credentials is True
+
+
+@pytest.mark.parametrize(("queue", "transforms", "limit"), [("4", "9", 9), ("9", "4", 9), ("0", "", 1), ("", "", 16)])
+def test_the_queue_holds_all_that_batch_transform_opens_at_once(queue: str, transforms: str, limit: int) -> None:
+    environ = {"MODEL_SERVER_QUEUE": queue, "SAGEMAKER_MAX_CONCURRENT_TRANSFORMS": transforms}
+    assert Settings.from_env(environ).queue_limit == limit
+
+
+@pytest.mark.parametrize(("payload", "fits"), [(0, True), (25, True), (26, False), (100, False)])
+def test_payloads_of_all_tasks_at_a_time_stay_within_sagemakers_bound(payload: int, fits: bool) -> None:
+    class FourSlots(Settings):
+        @property
+        def slots(self) -> int:
+            return 4
+
+    environ = {"MODEL_SERVER_MAX_PAYLOAD_MB": str(payload)}
+    if fits:
+        assert FourSlots.from_env(environ).max_payload_mb == payload
+    else:
+        with pytest.raises(SettingsInvalid, match="^MODEL_SERVER_MAX_PAYLOAD_MB .*at most 100$"):
+            FourSlots.from_env(environ)
+
+
+@pytest.mark.parametrize(("payload", "limit"), [("0", 0), ("6", 110), ("100", 110)])
+def test_an_unlimited_payload_is_unlimited(payload: str, limit: int) -> None:
+    assert Settings.from_env({"MODEL_SERVER_MAX_PAYLOAD_MB": payload}).body_limit_mb == limit
+
+
+def test_our_variables_and_the_credentials_are_withheld_from_the_algorithm() -> None:
+    image = {"PATH": "/bin", "LD_LIBRARY_PATH": "/cuda", "AWS_REGION": "eu-west-1", "EMPTY": "", "LOG_LEVEL": "INFO"}
+    ours = {name: GOOD[field][0] for field, name in EVERY_NAME if name.startswith(("MODEL_SERVER_", DROP_IN_PREFIX))}
+    ours |= {"ALGORITHM_ENTRYPOINT": "x", "model_server_x": "1", "GRAND_CHALLENGE_OTHER": "1", "Algorithm_Y": "1"}
+    del ours[DROP_IN_PREFIX + "INPUT_PATH"], ours[DROP_IN_PREFIX + "OUTPUT_PATH"], ours[DROP_IN_PREFIX + "MODEL_DEST"]
+    credentials = dict.fromkeys(AWS_CREDENTIALS, "secret")
+    assert Settings.from_env(image | ours | credentials).environment == image
+
+
+@pytest.mark.parametrize(
+    "name", ["AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"]
+)
+@pytest.mark.parametrize(("said", "passed"), [("true", True), ("True", True), ("false", False), ("", False)])
+def test_credentials_are_passed_where_someone_said_so(name: str, said: str, passed: bool) -> None:
+    environment = Settings.from_env({name: "x", "ALGORITHM_AWS_CREDENTIALS": said}).environment
+    assert environment == ({name: "x"} if passed else {})
+
+
+@pytest.mark.parametrize(
+    ("canonical", "other"), [names_of(field) for field in ("input_path", "output_path", "model_path")]
+)
+def test_the_algorithm_is_told_of_a_folder_that_was_moved(canonical: str, other: str) -> None:
+    for name in (canonical, other):
+        assert Settings.from_env({name: "/moved"}).environment == {canonical: "/moved"}
+    default = str(FIELDS[{n[0]: f for f in FIELDS for n in [names_of(f)]}[canonical]].default)
+    assert Settings.from_env({canonical: default}).environment == {}
+
+
+def test_a_json_command_is_a_list_and_anything_else_a_command_line() -> None:
+    command = json.dumps(["python", "-c", "print('é')"])
+    assert Settings.from_env({"ALGORITHM_CMD": command}).cmd == json.loads(command)
+    assert Settings.from_env({"ALGORITHM_CMD": "{a,b}"}).cmd == "{a,b}"

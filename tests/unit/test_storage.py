@@ -1,0 +1,168 @@
+"""What S3's answers mean: try again, give up, or the task's own fault. Without a network."""
+
+from typing import Any
+
+import pytest
+from boto3.exceptions import S3UploadFailedError
+from botocore.exceptions import (
+    ClientError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    HTTPClientError,
+    IncompleteReadError,
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+    ReadTimeoutError,
+    ResponseStreamingError,
+)
+from model_server import storage
+from model_server.cancellation import Cancellation
+from model_server.errors import ClientLeft, StorageRefused, StorageUnavailable
+from model_server.storage import ObjectForbidden, ObjectMissing, Storage
+
+from .waiting import DEADLINE_SECONDS
+
+KEY = "patients/jane-doe.dcm"
+
+
+def answer(status: int, code: str) -> ClientError:
+    parts: Any = {
+        "Error": {"Code": code, "Message": f"about {KEY}", "Key": KEY},
+        "ResponseMetadata": {"HTTPStatusCode": status},
+    }
+    return ClientError(parts, "GetObject")
+
+
+def failed_upload(cause: Exception) -> Exception:
+    try:
+        try:
+            raise cause
+        except type(cause) as error:
+            raise S3UploadFailedError(f"Failed to upload {KEY}: {error}")  # noqa: B904 - as boto3 does it
+    except S3UploadFailedError as error:
+        return error
+
+
+PASSING = [
+    answer(500, "InternalError"),
+    answer(503, "SlowDown"),
+    answer(503, "ServiceUnavailable"),
+    answer(429, "TooManyRequests"),
+    answer(400, "RequestTimeout"),
+    answer(400, "ExpiredToken"),
+    answer(403, "RequestTimeTooSkewed"),
+    answer(409, "OperationAborted"),
+    EndpointConnectionError(endpoint_url=f"http://s3/{KEY}"),
+    ConnectTimeoutError(endpoint_url=f"http://s3/{KEY}"),
+    ReadTimeoutError(endpoint_url=f"http://s3/{KEY}"),
+    HTTPClientError(error=KEY),
+    ResponseStreamingError(error=KEY),
+    IncompleteReadError(actual_bytes=1, expected_bytes=2),
+]
+FINAL = [
+    (answer(404, "NoSuchKey"), ObjectMissing),
+    (answer(404, "NoSuchBucket"), ObjectMissing),
+    (answer(404, "404"), ObjectMissing),
+    (answer(403, "AccessDenied"), ObjectForbidden),
+    (answer(403, "403"), ObjectForbidden),
+    (answer(400, "KeyTooLongError"), ObjectForbidden),
+    (answer(403, "InvalidAccessKeyId"), StorageRefused),
+    (answer(403, "SignatureDoesNotMatch"), StorageRefused),
+    (answer(400, "InvalidToken"), StorageRefused),
+    (NoCredentialsError(), StorageRefused),
+    (PartialCredentialsError(provider="env", cred_var="x"), StorageRefused),
+    (ParamValidationError(report=KEY), ObjectForbidden),
+]
+
+
+def name_of(value: Any) -> str:
+    return str(value) if isinstance(value, ClientError) else getattr(value, "__name__", type(value).__name__)
+
+
+class Attempts:
+    """Fails with one error after another, then returns."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.errors = list(errors)
+        self.count = 0
+
+    def __call__(self) -> str:
+        self.count += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        return "done"
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "FIRST_PAUSE_SECONDS", 0.0)
+
+
+@pytest.mark.parametrize("error", PASSING, ids=name_of)
+@pytest.mark.parametrize("uploading", [False, True])
+def test_a_fault_that_may_pass_is_tried_again(error: Exception, uploading: bool) -> None:
+    error = failed_upload(error) if uploading else error
+    attempts = Attempts(error, error, error)
+    assert Storage(None, 1)._retried(attempts) == "done"
+    assert attempts.count == 4
+
+
+@pytest.mark.parametrize("error", PASSING, ids=name_of)
+def test_a_fault_that_does_not_pass_is_given_up_at_last(error: Exception) -> None:
+    attempts = Attempts(*[error] * 10)
+    with pytest.raises(StorageUnavailable):
+        Storage(None, 1, attempts=3)._retried(attempts)
+    assert attempts.count == 3
+
+
+@pytest.mark.parametrize(("error", "meaning"), FINAL, ids=name_of)
+@pytest.mark.parametrize("uploading", [False, True])
+def test_an_answer_that_will_not_change_is_taken_at_once(
+    error: Exception, meaning: type[Exception], uploading: bool
+) -> None:
+    attempts = Attempts(failed_upload(error) if uploading else error)
+    with pytest.raises(meaning):
+        Storage(None, 1)._retried(attempts)
+    assert attempts.count == 1
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), ClientLeft(), KeyError("x")], ids=name_of)
+def test_a_fault_that_is_not_s3s_is_not_tried_again(error: Exception) -> None:
+    attempts = Attempts(error)
+    with pytest.raises(type(error)) as caught:
+        Storage(None, 1)._retried(attempts)
+    assert caught.value is error
+    assert attempts.count == 1
+
+
+def test_a_task_that_is_cancelled_does_not_wait_for_the_next_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "FIRST_PAUSE_SECONDS", DEADLINE_SECONDS)
+    cancellation = Cancellation()
+    cancellation.cancel(ClientLeft())
+    attempts = Attempts(answer(503, "SlowDown"))
+    with pytest.raises(ClientLeft):
+        Storage(None, 1)._retried(attempts, cancellation)
+    assert attempts.count == 1
+
+
+@pytest.mark.parametrize("error", [*PASSING, *(error for error, _ in FINAL)], ids=name_of)
+def test_no_key_reaches_the_log(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    storage.logger.setLevel("INFO")
+    for raised in (error, failed_upload(error)):
+        with pytest.raises(Exception):  # noqa: B017, PT011 - each its own
+            Storage(None, 1, attempts=2)._retried(Attempts(*[raised] * 2))
+    storage.logger.setLevel("NOTSET")
+    assert caplog.records
+    assert KEY not in caplog.text
+
+
+def test_s3_may_fail_for_about_a_minute() -> None:
+    pauses = [min(0.2 * 2**n, storage.LONGEST_PAUSE_SECONDS) for n in range(storage.ATTEMPTS - 1)]
+    assert 45 < sum(pauses) < 90
+
+
+def test_nothing_is_made_before_it_is_used() -> None:
+    made = Storage("http://127.0.0.1:1", 4)
+    assert "pool" not in vars(made)
+    assert "_client" not in vars(made)

@@ -1,0 +1,16 @@
+"""Waiting with a deadline."""
+
+import threading
+import time
+from collections.abc import Callable
+
+DEADLINE_SECONDS = 5.0
+
+
+def wait_until(happened: Callable[[], object]) -> None:
+    """Return once it has happened; fail when the deadline comes first."""
+    pause = threading.Event()
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not happened():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        pause.wait(0.002)
