@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from flask import Flask, Response, request
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge
+
 from model_server import errors
 from model_server.admission import admitted
 from model_server.cancellation import Cancellation
@@ -21,7 +23,6 @@ from model_server.runner import Outcome, Server, run_task
 from model_server.scoreboard import Scoreboard
 from model_server.slot import Slots
 from model_server.task import Task, parse_body
-from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge
 
 LINES_TYPES = ("application/jsonlines", "application/x-jsonlines", "application/x-ndjson")
 MEGABYTE = 1000 * 1000
@@ -58,7 +59,7 @@ class Predictor:
             outcomes = []
             for task in tasks:
                 try:
-                    outcomes.append(run_task(task, slot, self.server, cancellation, queue_seconds))
+                    outcomes.append(run_task(task, self.server, cancellation, slot.runs, queue_seconds))
                 finally:
                     self._ledger.finished(task)
             return outcomes

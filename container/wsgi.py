@@ -1,6 +1,7 @@
 """The WSGI application, made in each of gunicorn's workers from what PID 1 passed down."""
 
 from flask import Flask
+
 from predictor import Predictor, create_app
 
 

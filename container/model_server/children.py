@@ -13,6 +13,7 @@ from .process_output import ProcessOutput
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -50,7 +51,9 @@ def start(name: str, body: Callable[[], None], stdin: int | None, end_with: int)
 def _fork(body: Callable[[], None], output: int, stdin: int | None, end_with: int) -> int:
     """Fork; the new process is in a group of its own, because a Ctrl-C at the terminal is for PID 1 to pass on."""
     parent = os.getpid()
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # the new process would take one for its parent, and live on
     if pid := os.fork():
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         return pid
     code = 1
     try:
@@ -77,7 +80,7 @@ def _fork(body: Callable[[], None], output: int, stdin: int | None, end_with: in
 
 def _reset_signals() -> None:
     signal.set_wakeup_fd(-1)
-    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD):
+    for signum in (*STOP_SIGNALS, signal.SIGCHLD):
         signal.signal(signum, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
 

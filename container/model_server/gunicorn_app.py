@@ -15,6 +15,7 @@ from gunicorn.app.base import Application
 from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 from gunicorn.workers.base import Worker
+
 from predictor import Predictor
 
 from .folder import TaskFolder

@@ -35,7 +35,7 @@ class ChannelHandler(logging.Handler):
         self._channels = channels
         self.setFormatter(JsonFormatter(list(FIELDS), rename_fields=FIELDS))
 
-    def createLock(self) -> None:
+    def createLock(self) -> None:  # noqa: N802 - logging's name
         """Go without the lock that logging takes around `emit`: a send is atomic, and may wait a little."""
         self.lock = None
 

@@ -38,7 +38,7 @@ from .log_channel import MAX_MESSAGE_BYTES, LogChannel, LogChannels
 from .logs import logger, source_of
 from .peak_memory import SAMPLE_SECONDS, PeakMemory
 from .processes import end_group, signal_group
-from .user import User
+from .user import SAME_USER, User
 
 READ_BYTES = 64 * 1024
 KEPT_STDERR_LINES = 100
@@ -56,7 +56,7 @@ class Program:
 
     argv: Sequence[str]
     environment: Mapping[str, str]
-    user: User = User()
+    user: User = SAME_USER
     set_groups: bool = True
     data_bytes: int = 0
 
@@ -111,7 +111,6 @@ def run(
 def _start(program: Program) -> subprocess.Popen[bytes]:
     user = program.user
     environment = dict(program.environment) | ({"HOME": user.home} if user.home is not None else {})
-    changes_user = user != User()
     try:
         return subprocess.Popen(
             program.argv,
@@ -122,8 +121,8 @@ def _start(program: Program) -> subprocess.Popen[bytes]:
             start_new_session=True,
             user=user.uid,
             group=user.gid,
-            extra_groups=user.groups if changes_user and program.set_groups else None,
-            preexec_fn=partial(_limit_data, program.data_bytes) if program.data_bytes else None,  # noqa: PLW1509
+            extra_groups=user.groups if user != SAME_USER and program.set_groups else None,
+            preexec_fn=partial(_limit_data, program.data_bytes) if program.data_bytes else None,
         )
     except FileNotFoundError as error:
         raise CommandMissing from error

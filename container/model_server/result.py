@@ -24,7 +24,7 @@ SIGNATURE_KEY = "signature_hmac_sha256"
 MAX_HTTP_BYTES = 5 * 1000 * 1000
 """SageMaker cuts real-time answers at 6 MB or less; the uploaded object is always whole."""
 
-OMITTED = "The outputs are too many for this answer; the result object in S3 lists them."
+OMITTED = "The result is too large for this answer; the result object in S3 is whole."
 
 
 class Output(BaseModel):

@@ -1,7 +1,7 @@
 """One task, from its slot to its result. Nothing else knows the order of the stations."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,12 +14,11 @@ from .logs import logger, tell_user
 from .process import Exit, Limits, Program, run
 from .result import Record, Result, store
 from .settings import Settings
-from .slot import Slot
 from .stage_in import stage_in
 from .stage_out import stage_out
 from .storage import Storage
 from .task import Task
-from .user import User, look_up
+from .user import SAME_USER, look_up
 
 
 @dataclass(frozen=True)
@@ -42,14 +41,23 @@ class Outcome(NamedTuple):
     error: LongshoreError | None
 
 
-def run_task(task: Task, slot: Slot, server: Server, cancellation: Cancellation, queue_seconds: float = 0.0) -> Outcome:
-    """Run a task in a slot that is ours and upload its result; never raises what is a task's own failure."""
+def run_task(
+    task: Task,
+    server: Server,
+    cancellation: Cancellation,
+    on_group: Callable[[int], None],
+    queue_seconds: float = 0.0,
+) -> Outcome:
+    """Run a task and upload its result; never raises what is a task's own failure.
+
+    The task folders must be ours alone. `on_group` is told the algorithm's process group, and 0 once it has ended.
+    """
     record = Record(task, queue_seconds)
     try:
         cancellation.raise_if_set()
         with task_folders(server):
             stage_in(task, server.input.path, server.storage, cancellation, record.staged_in)
-            record.exit = run_process(task, slot, server, cancellation)
+            record.exit = run_process(task, server, cancellation, on_group)
             if record.exit.error:
                 raise record.exit.error
             stage_out(task, server.output, server.storage, record.staged_out)
@@ -76,7 +84,7 @@ def task_folders(server: Server) -> Iterator[None]:
                 logger.exception("A task folder could not be emptied after a task")
 
 
-def run_process(task: Task, slot: Slot, server: Server, cancellation: Cancellation) -> Exit:
+def run_process(task: Task, server: Server, cancellation: Cancellation, on_group: Callable[[int], None]) -> Exit:
     """Run the algorithm for a task, within the task's own time limit or the server's."""
     settings = server.settings
     run_seconds = task.timeout.total_seconds() if task.timeout else server.default_timeout
@@ -85,7 +93,7 @@ def run_process(task: Task, slot: Slot, server: Server, cancellation: Cancellati
             Program(
                 server.command,
                 settings.environment,
-                look_up(settings.user) if settings.user else User(),
+                look_up(settings.user) if settings.user else SAME_USER,
                 settings.set_extra_groups,
                 settings.max_memory_mb * 1024 * 1024,
             ),
@@ -93,10 +101,10 @@ def run_process(task: Task, slot: Slot, server: Server, cancellation: Cancellati
             server.channels,
             task.pk,
             cancellation,
-            on_start=slot.runs,
+            on_start=on_group,
         )
     finally:
-        slot.runs(0)
+        on_group(0)
 
 
 def finish(record: Record, server: Server) -> Outcome:

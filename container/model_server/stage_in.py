@@ -63,6 +63,7 @@ def stage_in(task: Task, folder: Path, storage: Storage, cancellation: Cancellat
 
 def _download(task: Task, folder: Path, staging: Path, storage: Storage, cancellation: Cancellation) -> int:
     """Get all objects and return their bytes; the first fault ends the transfers of the others."""
+
     def fetch(index: int, item: Input, together: Cancellation) -> int:
         together.raise_if_set()
         with _naming(index):

@@ -99,9 +99,9 @@ class Storage:
                 size += len(chunk)
         return size
 
-    def get_bytes(self, bucket: str, key: str) -> bytes:
+    def get_bytes(self, bucket: str, key: str, cancellation: Cancellation) -> bytes:
         """Return a small object; raises as `get_file`."""
-        data: bytes = self._retried(lambda: self.client.get_object(Bucket=bucket, Key=key)["Body"].read())
+        data: bytes = self._retried(lambda: self.client.get_object(Bucket=bucket, Key=key)["Body"].read(), cancellation)
         return data
 
     def put_file(self, file: BinaryIO, bucket: str, key: str, cancellation: Cancellation | None = None) -> int:

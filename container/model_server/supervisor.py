@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import partial
 
 from . import lost_tasks, nginx
-from .children import Child, adopt_orphans, all_children, reap, start
+from .children import STOP_SIGNALS, Child, adopt_orphans, all_children, reap, start
 from .command import algorithm_command
 from .errors import FoldersNotReset, Interrupted, WorkerLost
 from .folder import claim
@@ -34,7 +34,6 @@ STOP_SECONDS = 25.0
 START_SECONDS = 120.0
 START_POLL_SECONDS = 0.02
 ORPHANS_SECONDS = 2.0
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
 def serve(settings: Settings) -> int:

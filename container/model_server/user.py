@@ -26,6 +26,9 @@ class User:
     home: str | None = None
 
 
+SAME_USER = User()
+
+
 def look_up(spec: str) -> User:
     """Return who `user`, `uid`, `user:group` or `:group` is; raises UserInvalid, UserMissing and GroupMissing."""
     found = USER.fullmatch(spec)

@@ -1,4 +1,4 @@
-"""The demonstration, as a new user runs it. The virtual environment of the checkout is used, so nothing is downloaded."""
+"""The demonstration, as a new user runs it; with the checkout's virtual environment, so nothing is downloaded."""
 
 import os
 import shutil
@@ -97,8 +97,8 @@ def test_a_signal_at_any_stage_leaves_nothing_behind(checkout: Path, word: str, 
     else:
         pytest.fail(f"the demo never said {word!r}")
     os.killpg(demo.pid, signum)
-    demo.communicate(timeout=DEADLINE_SECONDS)
-    assert demo.returncode == 128 + signum
+    rest, _ = demo.communicate(timeout=DEADLINE_SECONDS)
+    assert demo.returncode == 128 + signum, rest
     wait_until_gone(checkout, folders)
 
 

@@ -15,7 +15,8 @@ def pretty(*lines: bytes) -> bytes:
 
 def record(log: str, level: str = "INFO", internal: bool = False, task: str | None = "t", **more: Any) -> bytes:
     source = "stdout" if level == "INFO" else "stderr"
-    return json.dumps({"log": log, "level": level, "source": source, "internal": internal, "task": task} | more).encode() + b"\n"
+    keys = {"log": log, "level": level, "source": source, "internal": internal, "task": task}
+    return json.dumps(keys | more).encode() + b"\n"
 
 
 def test_a_record_becomes_a_line_with_its_speaker_and_task() -> None:

@@ -6,6 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
 from model_server.admission import admitted
 from model_server.cancellation import Cancellation
 from model_server.errors import ClientLeft, QueueFull

@@ -16,7 +16,7 @@ LAYERS = [
     ["settings", "task", "beneath", "cancellation", "run_folder", "logs", "slot", "archive", "user"],
     ["command", "folder", "client", "admission", "storage", "process_output", "ledger"],
     ["children", "process", "stage_in", "stage_out"],
-    ["result", "nginx"],
+    ["result", "nginx", "task_list"],
     ["lost_tasks", "runner"],
     ["batch", "predictor"],
     ["wsgi"],

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from model_server.archive import unpack
 from model_server.errors import ZipBroken, ZipEncrypted, ZipMethodUnsupported, ZipPathsInvalid, ZipTooLarge
 from model_server.stage_in import _publish

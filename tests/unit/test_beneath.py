@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from model_server.beneath import Refused, open_file, open_folder
 
 

@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+
 from model_server.cancellation import Cancellation
 from model_server.errors import ClientLeft, Interrupted
 

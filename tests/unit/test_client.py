@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+
 from model_server.cancellation import Cancellation
 from model_server.client import watched
 from model_server.errors import ClientLeft

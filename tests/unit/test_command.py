@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from model_server.command import algorithm_command, combine
 from model_server.errors import SettingsInvalid
 from model_server.settings import Settings

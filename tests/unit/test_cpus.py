@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from model_server.cpus import usable_cpus
 
 

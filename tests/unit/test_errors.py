@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from model_server import errors
 from model_server.errors import LongshoreError
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
 from model_server.errors import FoldersNotReset, StartFailed
 from model_server.folder import TaskFolder, claim
 

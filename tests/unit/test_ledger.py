@@ -5,6 +5,7 @@ import select
 from collections.abc import Iterator
 
 import pytest
+
 from model_server.ledger import AcceptedTask, Ledger
 from model_server.task import Task, parse_tasks
 

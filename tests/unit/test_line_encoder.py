@@ -7,9 +7,10 @@ from collections.abc import Iterable
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from pythonjsonlogger.json import JsonFormatter
+
 from model_server.line_encoder import MAX_KEPT_CHARACTERS, LineEncoder, RecordFormat
 from model_server.logs import FIELDS, _pieces
-from pythonjsonlogger.json import JsonFormatter
 
 SEPARATORS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 DOCKER_CUTS_AT = 16 * 1024

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+
 from model_server.log_channel import LogChannel, LogChannels
 from model_server.logs import ChannelHandler, configure, logger, tell_user
 

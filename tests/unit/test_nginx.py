@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from model_server.errors import StartFailed
 from model_server.nginx import ERRORS, PRIVATE_CODES, _render
 from model_server.run_folder import RunFolder

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+
 from model_server.process_output import MAX_LINE_BYTES, ProcessOutput
 
 

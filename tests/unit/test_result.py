@@ -7,13 +7,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from pydantic import SecretBytes
+
 from model_server import errors
 from model_server.process import Exit
 from model_server.result import MAX_HTTP_BYTES, Record, Result, signature
 from model_server.stage_in import StagedIn
 from model_server.stage_out import StagedOut
 from model_server.task import Task
-from pydantic import SecretBytes
 
 DROP_IN_KEYS = [
     "pk",

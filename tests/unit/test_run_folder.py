@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from model_server.errors import StartFailed
 from model_server.run_folder import run_folder
 

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from model_server.s3_uri import parse_s3_uri
 
 

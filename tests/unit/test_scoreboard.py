@@ -3,6 +3,7 @@
 import os
 
 import pytest
+
 from model_server.scoreboard import Scoreboard
 
 

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
+
 from model_server.cpus import usable_cpus
 from model_server.errors import SettingsInvalid
 from model_server.settings import AWS_CREDENTIALS, DROP_IN_PREFIX, Settings
-from pydantic import ValidationError
 
 from .readme_tables import table, table_of_the_readme
 
@@ -94,7 +95,7 @@ def test_every_setting_is_described_and_named(field: str) -> None:
     assert str(FIELDS[field].description).endswith(".")
     assert "|" not in str(FIELDS[field].description)
     canonical = names[0].startswith(("ALGORITHM_", "MODEL_SERVER_", "SAGEMAKER_", "AWS_")) or names[0] == "LOG_LEVEL"
-    assert canonical or names == [names[0]] and names[0].endswith("_B64J")
+    assert canonical or (names == [names[0]] and names[0].endswith("_B64J"))
 
 
 def test_no_two_settings_share_a_name() -> None:
@@ -204,7 +205,7 @@ def test_payloads_of_all_tasks_at_a_time_stay_within_sagemakers_bound(payload: i
     if fits:
         assert FourSlots.from_env(environ).max_payload_mb == payload
     else:
-        with pytest.raises(SettingsInvalid, match="^MODEL_SERVER_MAX_PAYLOAD_MB .*at most 100$"):
+        with pytest.raises(SettingsInvalid, match=r"^MODEL_SERVER_MAX_PAYLOAD_MB .*at most 100$"):
             FourSlots.from_env(environ)
 
 

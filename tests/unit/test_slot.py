@@ -5,6 +5,7 @@ import stat
 from pathlib import Path
 
 import pytest
+
 from model_server.scoreboard import Scoreboard
 from model_server.slot import Slots
 

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from model_server.errors import InputForbidden, InputMissing, InputPathTaken, InputPathUnusable, LongshoreError
 from model_server.stage_in import _naming, _publish
 from model_server.storage import ObjectForbidden, ObjectMissing

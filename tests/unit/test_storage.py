@@ -16,6 +16,7 @@ from botocore.exceptions import (
     ReadTimeoutError,
     ResponseStreamingError,
 )
+
 from model_server import storage
 from model_server.cancellation import Cancellation
 from model_server.errors import ClientLeft, StorageRefused, StorageUnavailable

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+
 from model_server.errors import BodyUnreadable, TaskInvalid
 from model_server.task import Task, parse_body, parse_tasks
 

@@ -4,6 +4,7 @@ import grp
 import pwd
 
 import pytest
+
 from model_server.errors import GroupMissing, LongshoreError, UserInvalid, UserMissing
 from model_server.user import User, look_up
 

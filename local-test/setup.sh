@@ -1,0 +1,114 @@
+# shellcheck shell=bash
+# What demo.sh and tests/run.sh need on this machine: nginx, and Python packages in .venv. A library: source it.
+
+checkout=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+venv=$checkout/.venv
+
+# On Debian an ordinary user's PATH lacks the folders where nginx may be.
+export PATH=$PATH:/usr/local/sbin:/usr/sbin
+
+log() { printf '==> %s\n' "$*" >&2; }
+
+die() {
+  printf '%s: %s\n' "${0##*/}" "$*" >&2
+  exit 1
+}
+
+# End on a signal, at once and as a whole: a command that the signal interrupted has not simply failed.
+end_on_signals() {
+  trap 'exit 129' HUP
+  trap 'exit 130' INT
+  trap 'exit 143' TERM
+}
+
+# Set python to a Python that is new enough, and see that it can make virtual environments and that nginx is there.
+need_programs() {
+  local missing=()
+  find_python
+  # Debian ships this module in a package of its own, which is named after the command.
+  "$python" -c 'import ensurepip' 2>/dev/null || missing+=("${python##*/}-venv")
+  command -v nginx >/dev/null || missing+=(nginx-light)
+  ((${#missing[@]} == 0)) || install_debian_packages "${missing[@]}"
+}
+
+find_python() {
+  local name
+  for name in python3 python3.14 python3.13 python3.12 python3.11; do
+    if "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      python=$(command -v "$name")
+      return
+    fi
+  done
+  die 'Python 3.11 or newer is needed, and there is none on PATH.'
+}
+
+# Install packages where this user may, else say how.
+install_debian_packages() {
+  local install=(apt-get install -y --no-install-recommends "$@")
+  command -v apt-get >/dev/null || die "Missing: what Debian calls $*."
+  ((EUID == 0)) || die "Missing: $*. To install: sudo ${install[*]}"
+  log "Installing Debian's $*"
+  (
+    # Debian's way to say that no service may start meanwhile. A machine that has a policy keeps its own.
+    local policy=/usr/sbin/policy-rc.d
+    if [[ ! -e $policy ]]; then
+      end_on_signals
+      trap 'rm -f "$policy"' EXIT
+      printf '#!/bin/sh\nexit 101\n' >"$policy"
+      chmod 755 "$policy"
+    fi
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update
+    "${install[@]}"
+    # Nor is every boot from now on to start a web server that nobody asked for.
+    [[ " $* " != *" nginx-light "* ]] || update-rc.d nginx disable
+  ) >&2
+}
+
+# Make .venv hold what these requirement files say; their paths start at the checkout.
+need_packages() {
+  is_installed "$@" && return
+  mkdir -p "$venv"
+  (
+    # A second script waits here for the first. The lock belongs to the open file, so it outlives the
+    # program that takes it and ends with this subshell; the command flock is not on every system.
+    "$python" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)'
+    is_installed "$@" || install_packages "$@"
+  ) 9>"$venv/lock"
+}
+
+# Tell whether .venv is whole, still has the Python that it was made with, and holds these very files' packages.
+is_installed() {
+  local file
+  is_whole || return
+  for file in "$@"; do
+    cmp -s "$checkout/$file" "$(installed_copy "$file")" || return
+  done
+}
+
+is_whole() { [[ -e $venv/whole ]] && "$venv/bin/python" -V | cmp -s - "$venv/whole"; }
+
+# Where the requirement file is kept as it was when its packages were installed.
+installed_copy() { printf '%s/installed-%s' "$venv" "${1//\//-}"; }
+
+install_packages() {
+  local file arguments=()
+  log "Installing Python packages into $venv"
+  if ! is_whole; then
+    find "$venv" -mindepth 1 -maxdepth 1 ! -name lock -exec rm -rf {} +
+    "$python" -m venv "$venv"
+  fi
+  # From here until the last line .venv is not whole: interrupted, it is made anew the next time.
+  rm -f "$venv/whole"
+  for file in "$@"; do
+    arguments+=(-r "$checkout/$file")
+  done
+  mkdir -p "$venv/tmp"
+  # Neither pip's cache nor its temporary files may land outside the checkout.
+  TMPDIR=$venv/tmp "$venv/bin/python" -m pip --disable-pip-version-check --no-cache-dir install \
+    --quiet --require-hashes "${arguments[@]}"
+  for file in "$@"; do
+    cp "$checkout/$file" "$(installed_copy "$file")"
+  done
+  "$venv/bin/python" -V >"$venv/whole"
+}

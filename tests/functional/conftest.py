@@ -1,0 +1,43 @@
+"""What functional tests share: a predictor in this process, and an S3 server that fails when told to."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+from faulty_s3 import FaultyS3
+from rig import Rig, algorithm
+
+if TYPE_CHECKING:
+    from tests.conftest import Bucket
+
+
+logging.getLogger("werkzeug").setLevel(logging.ERROR)  # the S3 server's, which runs in this process too
+
+
+class Start(Protocol):
+    """Starts a predictor for one of the tiny programs; keywords are Rig's."""
+
+    def __call__(self, name: str, *arguments: str, **options: object) -> Rig: ...
+
+
+@pytest.fixture
+def start(tmp_path: Path, bucket: Bucket) -> Iterator[Start]:
+    rigs: list[Rig] = []
+
+    def starting(name: str, *arguments: str, **options: object) -> Rig:
+        rigs.append(Rig(tmp_path, bucket, [algorithm(name), *arguments], **options))
+        return rigs[-1]
+
+    yield starting
+    for rig in rigs:
+        rig.discard()
+
+
+@pytest.fixture
+def s3(s3_endpoint: str) -> Iterator[FaultyS3]:
+    with FaultyS3(s3_endpoint) as proxy:
+        yield proxy

@@ -1,0 +1,124 @@
+"""SIGTERM and SIGINT: everybody gets an answer, every task a result, and the server is gone in time."""
+
+import os
+import signal
+import socket
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+from server import eventually, is_signed, serving
+
+if TYPE_CHECKING:
+    from conftest import Bucket
+
+STUBBORN = "did not end within 2 s of SIGTERM"
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_an_idle_server_stops_with_0_in_under_2_seconds(s3_endpoint: str, bucket: "Bucket", signum: int) -> None:
+    with serving(s3_endpoint) as server:
+        assert server.run(bucket.task("before")).status == 200
+        started = time.monotonic()
+        assert server.stop(signum) == 0
+        assert time.monotonic() - started < 2
+        assert server.own_lines("stdout")[-1] == "Stopped"
+
+
+def test_an_idle_server_stops_at_once_although_clients_keep_their_connections(s3_endpoint: str) -> None:
+    with serving(s3_endpoint) as server, ExitStack() as connections:
+        for _ in range(20):
+            connection = connections.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=5))
+            connection.sendall(b"GET /ping HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert connection.recv(15) == b"HTTP/1.1 200 OK"
+        started = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - started < 2
+
+
+def test_a_ctrl_c_reaches_the_whole_terminal_and_stops_the_server_with_0(s3_endpoint: str, bucket: "Bucket") -> None:
+    """At a terminal SIGINT goes to every process of the group, not to `serve` alone."""
+    with serving(s3_endpoint) as server:
+        posted = server.post_blocking(bucket, "cut")
+        os.killpg(server.pid, signal.SIGINT)
+        assert posted.answer().status == 503
+        assert server.ended() == 0
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_running_task_is_interrupted_and_its_client_answered(s3_endpoint: str, bucket: "Bucket", signum: int) -> None:
+    with serving(s3_endpoint) as server:
+        posted = server.post_blocking(bucket, "cut", "sleep 300 & ")
+        started = time.monotonic()
+        os.kill(server.pid, signum)
+        answer = posted.answer()
+        assert answer.status == 503
+        assert answer.json()["error"]["code"] == "interrupted"
+        assert server.ended() == 0
+        assert time.monotonic() - started < 25
+        result = bucket.result("/out/cut")
+        assert (result["return_code"], result["error"]["code"]) == (1, "interrupted")
+        assert is_signed(bucket, "cut")
+
+
+def test_an_algorithm_hears_of_the_stop_and_may_tidy_up(s3_endpoint: str, bucket: "Bucket") -> None:
+    with serving(s3_endpoint) as server:
+        posted = server.post_blocking(bucket, "cut", "trap 'touch \"$BOARD/tidied\"; exit 0' TERM")
+        os.kill(server.pid, signal.SIGTERM)
+        assert posted.answer().status == 503
+        assert server.ended() == 0
+        assert (server.board / "tidied").exists()
+
+
+def test_a_task_that_ignores_sigterm_is_killed_after_its_grace(s3_endpoint: str, bucket: "Bucket") -> None:
+    settings = {"ALGORITHM_GRACE_SECONDS": "2"}
+    with serving(s3_endpoint, warnings=STUBBORN, **settings) as server:
+        posted = server.post_blocking(bucket, "stubborn", "trap '' TERM")
+        started = time.monotonic()
+        os.kill(server.pid, signal.SIGTERM)
+        answer = posted.answer()
+        assert (answer.status, answer.json()["error"]["code"]) == (503, "interrupted")
+        assert server.ended() == 0
+        assert time.monotonic() - started < 25
+        assert bucket.result("/out/stubborn")["error"]["code"] == "interrupted"
+
+
+def test_a_second_sigterm_changes_nothing(s3_endpoint: str, bucket: "Bucket") -> None:
+    settings = {"ALGORITHM_GRACE_SECONDS": "2"}
+    with serving(s3_endpoint, warnings=STUBBORN, **settings) as server:
+        posted = server.post_blocking(bucket, "stubborn", "trap '' TERM")
+        os.kill(server.pid, signal.SIGTERM)
+        eventually(lambda: "Received SIGTERM" in server.own_lines("stdout"), "the first signal")
+        os.kill(server.pid, signal.SIGTERM)
+        os.kill(server.pid, signal.SIGINT)
+        assert posted.answer().status == 503
+        assert server.ended() == 0
+        assert bucket.result("/out/stubborn")["error"]["code"] == "interrupted"
+
+
+def test_waiting_requests_are_all_answered_and_never_run(s3_endpoint: str, bucket: "Bucket") -> None:
+    with serving(s3_endpoint, MODEL_SERVER_QUEUE="6") as server:
+        running = server.post_blocking(bucket, "cut")
+        waiting = [server.post(server.task(bucket, f"waits-{n}", 'touch "$BOARD/ran"')) for n in range(6)]
+        server.await_requests(7)
+        os.kill(server.pid, signal.SIGTERM)
+        answers = [posted.answer() for posted in (running, *waiting)]
+        assert [answer.status for answer in answers] == [503] * 7
+        assert {answer.json()["error"]["code"] for answer in answers} == {"interrupted"}
+        assert server.ended() == 0
+        assert not (server.board / "ran").exists()
+
+
+def test_a_grace_longer_than_the_stop_does_not_outlast_it(s3_endpoint: str, bucket: "Bucket") -> None:
+    """SageMaker kills after 30 s, so the algorithm's grace ends before; its task still gets a result."""
+    settings = {"ALGORITHM_GRACE_SECONDS": "100"}
+    with serving(s3_endpoint, warnings="did not end|was sent SIG|unfinished|killing it|^nginx: ", **settings) as server:
+        posted = server.post_blocking(bucket, "stubborn", "trap '' TERM")
+        started = time.monotonic()
+        os.kill(server.pid, signal.SIGTERM)
+        assert posted.answer().status in (502, 503)
+        assert server.ended() == 0
+        assert time.monotonic() - started < 28
+        assert bucket.result("/out/stubborn")["error"]["code"] == "interrupted"
+        assert is_signed(bucket, "stubborn")
