@@ -68,13 +68,22 @@ install_debian_packages() {
 # Make .venv hold what these requirement files say; their paths start at the checkout.
 need_packages() {
   is_installed "$@" && return
-  mkdir -p "$venv"
-  (
-    # A second script waits here for the first. The lock belongs to the open file, so it outlives the
-    # program that takes it and ends with this subshell; the command flock is not on every system.
-    "$python" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)'
-    is_installed "$@" || install_packages "$@"
-  ) 9>"$venv/lock"
+  # In a process group of its own, so that a signal does not wait for pip: half an installation is made anew anyway.
+  set -m
+  install_once "$@" </dev/null &
+  set +m
+  trap "kill -KILL -- -$! 2>/dev/null" EXIT
+  wait "$!"
+  trap - EXIT
+}
+
+install_once() {
+  mkdir -p "$venv/tmp"
+  # A second script waits here for the first. The lock belongs to the open file, so it outlives the program that
+  # takes it and ends with this function; the command flock is not on every system.
+  exec 9>"$venv/lock"
+  "$python" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)'
+  is_installed "$@" || install_packages "$@"
 }
 
 # Tell whether .venv is whole, still has the Python that it was made with, and holds these very files' packages.
@@ -94,8 +103,10 @@ installed_copy() { printf '%s/installed-%s' "$venv" "${1//\//-}"; }
 install_packages() {
   local file arguments=()
   log "Installing Python packages into $venv"
+  # Nothing may land outside the checkout: no temporary file, and nothing in pip's cache.
+  export TMPDIR=$venv/tmp PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
   if ! is_whole; then
-    find "$venv" -mindepth 1 -maxdepth 1 ! -name lock -exec rm -rf {} +
+    find "$venv" -mindepth 1 -maxdepth 1 ! -name lock ! -name tmp -exec rm -rf {} +
     "$python" -m venv "$venv"
   fi
   # From here until the last line .venv is not whole: interrupted, it is made anew the next time.
@@ -103,10 +114,7 @@ install_packages() {
   for file in "$@"; do
     arguments+=(-r "$checkout/$file")
   done
-  mkdir -p "$venv/tmp"
-  # Neither pip's cache nor its temporary files may land outside the checkout.
-  TMPDIR=$venv/tmp "$venv/bin/python" -m pip --disable-pip-version-check --no-cache-dir install \
-    --quiet --require-hashes "${arguments[@]}"
+  "$venv/bin/python" -m pip install --quiet --require-hashes "${arguments[@]}"
   for file in "$@"; do
     cp "$checkout/$file" "$(installed_copy "$file")"
   done
