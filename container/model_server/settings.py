@@ -207,6 +207,8 @@ class Settings(BaseModel):
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
         """Build the settings; raises SettingsInvalid with one line for each variable that can't be used."""
+        if unserved := _unserved(environ):
+            raise SettingsInvalid(unserved)
         try:
             settings = cls.model_validate({name: value for name, value in environ.items() if value != ""})
         except ValidationError as error:
@@ -256,6 +258,16 @@ class Settings(BaseModel):
             if path != type(self).model_fields[field].default:
                 kept[name] = str(path)
         return kept
+
+
+def _unserved(environ: Mapping[str, str]) -> list[str]:
+    """Name what a platform asks for and this version does not do: a task must not run without its model unnoticed."""
+    tarballs = [DROP_IN_PREFIX + name for name in ("MODEL", "GROUND_TRUTH")]
+    lines = [f"{name}: this version does not fetch tarballs" for name in tarballs if environ.get(name)]
+    method = DROP_IN_PREFIX + "API_METHOD"
+    if environ.get(method, "exec").lower() not in ("exec", ""):
+        lines.append(f"{method}: this version runs a program for each task (exec), and nothing else")
+    return lines
 
 
 def _line(fault: Any) -> str:

@@ -246,3 +246,17 @@ def test_a_json_command_is_a_list_and_anything_else_a_command_line() -> None:
     command = json.dumps(["python", "-c", "print('é')"])
     assert Settings.from_env({"ALGORITHM_CMD": command}).cmd == json.loads(command)
     assert Settings.from_env({"ALGORITHM_CMD": "{a,b}"}).cmd == "{a,b}"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("MODEL", "s3://b/m.tar.gz"), ("GROUND_TRUTH", "s3://b/g.tar"), ("API_METHOD", "invoke"), ("API_METHOD", "x")],
+)
+def test_what_this_version_does_not_do_is_refused_and_not_ignored(name: str, value: str) -> None:
+    [line] = lines_of({f"GRAND_CHALLENGE_COMPONENT_{name}": value})
+    assert line.startswith(f"GRAND_CHALLENGE_COMPONENT_{name}: this version ")
+
+
+@pytest.mark.parametrize("value", ["", "exec", "EXEC"])
+def test_the_method_that_is_served_is_taken(value: str) -> None:
+    assert Settings.from_env({"GRAND_CHALLENGE_COMPONENT_API_METHOD": value})
