@@ -69,16 +69,16 @@ install_debian_packages() {
 need_packages() {
   is_installed "$@" && return
   # In a process group of its own, so that a signal does not wait for pip: half an installation is made anew anyway.
+  trap 'kill -KILL -- "-${!:-}" 2>/dev/null || true' EXIT
   set -m
   install_once "$@" </dev/null &
   set +m
-  trap "kill -KILL -- -$! 2>/dev/null" EXIT
   wait "$!"
   trap - EXIT
 }
 
 install_once() {
-  mkdir -p "$venv/tmp"
+  mkdir -p "$venv"
   # A second script waits here for the first. The lock belongs to the open file, so it outlives the program that
   # takes it and ends with this function; the command flock is not on every system.
   exec 9>"$venv/lock"
@@ -106,7 +106,8 @@ install_packages() {
   # Nothing may land outside the checkout: no temporary file, and nothing in pip's cache.
   export TMPDIR=$venv/tmp PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
   if ! is_whole; then
-    find "$venv" -mindepth 1 -maxdepth 1 ! -name lock ! -name tmp -exec rm -rf {} +
+    find "$venv" -mindepth 1 -maxdepth 1 ! -name lock -exec rm -rf {} +
+    mkdir "$TMPDIR"
     "$python" -m venv "$venv"
   fi
   # From here until the last line .venv is not whole: interrupted, it is made anew the next time.

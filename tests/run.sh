@@ -31,10 +31,10 @@ main() {
   forget_aws
   cd "$checkout"
   if (($# == 0)); then
-    step 'Lint' "$venv/bin/ruff" check .
-    step 'Format' "$venv/bin/ruff" format --check .
-    step 'Types' "$venv/bin/mypy"
-    step 'Types of the executables' "$venv/bin/mypy" --scripts-are-modules "${executables[@]/#/container/}"
+    step 'Lint' "$venv/bin/python" -m ruff check .
+    step 'Format' "$venv/bin/python" -m ruff format --check .
+    step 'Types' "$venv/bin/python" -m mypy
+    step 'Types of the executables' "$venv/bin/python" -m mypy --scripts-are-modules "${executables[@]/#/container/}"
     step 'Shell scripts' check_shell_scripts
     set -- tests
   fi

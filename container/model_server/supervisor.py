@@ -28,8 +28,8 @@ from .run_folder import run_folder
 from .scoreboard import Scoreboard
 from .settings import Settings
 
-STOP_SECONDS = 25.0
-"""From the word to stop until we are gone, whatever happens: SageMaker kills after 30 s."""
+STOP_SECONDS = 23.0
+"""From the word to stop until what still runs is killed; we are gone within 25 s, SageMaker kills after 30 s."""
 
 START_SECONDS = 120.0
 START_POLL_SECONDS = 0.02

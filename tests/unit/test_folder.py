@@ -154,8 +154,9 @@ def test_fifos_sockets_and_strange_names_are_removed(folder: TaskFolder) -> None
 @pytest.mark.parametrize("deep", [False, True])
 def test_links_are_removed_and_never_followed(folder: TaskFolder, tmp_path: Path, deep: bool) -> None:
     outside = tmp_path / "outside"
-    outside.mkdir(mode=0o500)
+    outside.mkdir()
     (outside / "precious").write_text("kept")
+    outside.chmod(0o500)
     place = folder.path / "inner" if deep else folder.path
     place.mkdir(exist_ok=True)
     (place / "folder").symlink_to(outside)
@@ -166,6 +167,7 @@ def test_links_are_removed_and_never_followed(folder: TaskFolder, tmp_path: Path
     assert list(folder.path.iterdir()) == []
     assert (outside / "precious").read_text() == "kept"
     assert stat.S_IMODE(outside.stat().st_mode) == 0o500
+    outside.chmod(0o700)  # so that an ordinary user's clean-up can remove it
 
 
 @pytest.mark.parametrize("mode", [0o000, 0o400, 0o300, 0o555])
