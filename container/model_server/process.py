@@ -98,8 +98,9 @@ def run(
             stdout = _stream(process.stdout, channels.stdout, logging.INFO, task)
             stderr = _stream(process.stderr, channels.stderr, logging.WARNING, task, KEPT_STDERR_LINES)
             code, stop_reason, peak = _Run(process, (stdout, stderr), limits, cancellation).watch()
-        finally:
+        except BaseException:
             end_group(process.pid)
+            raise
     return Exit(
         error=stop_reason or (AlgorithmFailed(code) if code else None),
         seconds=time.monotonic() - started,
