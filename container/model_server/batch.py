@@ -1,5 +1,6 @@
 """`invoke`: a list of tasks, one after another, each with a result."""
 
+import os
 import signal
 from collections.abc import Callable, Sequence
 from types import FrameType
@@ -7,6 +8,7 @@ from types import FrameType
 import click
 
 from .cancellation import Cancellation
+from .children import STOP_SIGNALS, adopt_orphans, end_orphans
 from .command import algorithm_command
 from .errors import Interrupted, LongshoreError, ResultNotStored, TaskSkipped
 from .folder import claim
@@ -28,6 +30,7 @@ def invoke(settings: Settings, tasks: str | None, file: str | None) -> int:
     """
     channels = LogChannels()
     configure(channels, settings.log_level)
+    adopt_orphans()
     cancellation = Cancellation()
     stop = _Stop(cancellation)
     storage = Storage(settings.s3_endpoint, settings.transfers)
@@ -52,18 +55,26 @@ def invoke(settings: Settings, tasks: str | None, file: str | None) -> int:
     return stop.exit_code() or (0 if all_stored else 1)
 
 
+STOP_SECONDS = 110
+"""From the word to stop until we are gone, also when S3 hangs: SageMaker kills a job's container after 120 s."""
+
+
 class _Stop:
-    """SIGTERM, SIGINT and SIGHUP as the end of a list; the first that comes decides on the exit code."""
+    """The signals that ask to stop as the end of a list; the first that comes decides on the exit code."""
 
     def __init__(self, cancellation: Cancellation) -> None:
         self._cancellation = cancellation
         self._signum = 0
-        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for signum in STOP_SIGNALS:
             signal.signal(signum, self._received)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
     def _received(self, signum: int, frame: FrameType | None) -> None:
-        self._signum = self._signum or signum
-        self._cancellation.cancel(Interrupted())
+        if not self._signum:
+            self._signum = signum
+            self._cancellation.cancel(Interrupted())
+            signal.signal(signal.SIGALRM, lambda *_: os._exit(128 + signum))
+            signal.alarm(STOP_SECONDS)
 
     def exit_code(self) -> int:
         """Return 128 + n for signal n, 0 if none came; raises click's Abort for a Ctrl-C."""
@@ -86,6 +97,7 @@ def run_list(
             outcome = finish(Record(task, error=skip_reason), server)
         else:
             outcome = run_task(task, server, cancellation, on_group=lambda group: None)
+            end_orphans()
             if outcome.result.return_code:
                 logger.error("Stopping due to failure of task %s", task.pk)
                 skip_reason = cancellation.reason or TaskSkipped()

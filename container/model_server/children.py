@@ -4,6 +4,7 @@ import ctypes
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,6 +14,7 @@ from .process_output import ProcessOutput
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+ORPHANS_SECONDS = 2.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -98,7 +100,19 @@ def reap() -> list[tuple[int, int]]:
         ended.append((pid, os.waitstatus_to_exitcode(status)))
 
 
-def all_children() -> list[int]:
-    """Return the pids of all our children, adopted ones among them."""
-    with open(f"/proc/self/task/{os.getpid()}/children") as children:
-        return [int(pid) for pid in children.read().split()]
+def end_orphans() -> None:
+    """End all our children: those that we adopted are what a task left behind outside its process group."""
+    deadline = time.monotonic() + ORPHANS_SECONDS
+    while (orphans := _all_children()) and time.monotonic() < deadline:
+        for pid in orphans:
+            os.kill(pid, signal.SIGKILL)  # none is reaped by anyone but us, so none is another process by now
+        reap()
+        time.sleep(0.01)
+
+
+def _all_children() -> list[int]:
+    try:
+        with open("/proc/thread-self/children") as children:
+            return [int(pid) for pid in children.read().split()]
+    except OSError:  # a kernel without this file
+        return []

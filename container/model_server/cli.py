@@ -1,5 +1,6 @@
 """The commands: `longshore serve`, `longshore invoke`, and the bare names that SageMaker calls."""
 
+import os
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -18,6 +19,7 @@ def _starting(command: Callable[..., int]) -> Callable[..., None]:
 
     @wraps(command)
     def run(**options: Any) -> None:
+        _open_standard_streams()
         try:
             code = command(Settings.from_env(), **options)
         except SettingsInvalid as error:
@@ -30,6 +32,13 @@ def _starting(command: Callable[..., int]) -> Callable[..., None]:
         sys.exit(code)
 
     return run
+
+
+def _open_standard_streams() -> None:
+    """Open what of 0, 1 and 2 is closed, or a socket of ours would become the log."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
 
 
 @click.group()

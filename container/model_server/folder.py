@@ -5,6 +5,7 @@ while it is emptied can't lead us out of it. Depth costs no recursion and no des
 before they are removed.
 """
 
+import fcntl
 import os
 import secrets
 import stat
@@ -21,13 +22,19 @@ Snapshot = dict[str, "Snapshot | Identity"]
 """What a folder holds, by name; a folder within is a snapshot itself."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class TaskFolder:
-    """A folder that tasks use, with what it held when we started; that is not ours to delete or upload."""
+    """A folder that tasks use, with what it held when we started: that is not ours to delete.
+
+    `left` is what it held when it was last reset: what a task has not changed since is not its output. `lock` keeps
+    other servers out of the folder for as long as this object lives.
+    """
 
     path: Path
     mode: int
     kept: Snapshot
+    left: Snapshot
+    lock: int
 
     def reset(self) -> None:
         """Remove all that was not there when we started; raises FoldersNotReset."""
@@ -37,20 +44,25 @@ class TaskFolder:
             except (FileNotFoundError, NotADirectoryError):  # a task removed it, or put something else in its place
                 self.path.unlink(missing_ok=True)
                 _make(self.path, self.mode)
+                self.left = {}
                 return
             try:
                 _empty(folder, self.kept)
+                self.left = snapshot(folder)
             finally:
                 os.close(folder)
         except OSError as error:
             raise FoldersNotReset from error
 
     def was_here(self, parts: tuple[str, ...], found: os.stat_result) -> bool:
-        """Say whether the file at `parts` is one that was here when we started, unchanged."""
-        place: Snapshot | Identity | None = self.kept
+        """Say whether the file at `parts` is one that was here before the task, unchanged."""
+        place: Snapshot | Identity | None = self.left
         for part in parts:
             place = place.get(part) if isinstance(place, dict) else None
         return place == identity(found)
+
+    def __del__(self) -> None:
+        os.close(self.lock)
 
 
 def claim(path: Path, mode: int) -> TaskFolder:
@@ -66,9 +78,15 @@ def claim(path: Path, mode: int) -> TaskFolder:
         try:
             if not os.access(f"/proc/self/fd/{folder}", os.W_OK | os.X_OK):
                 raise StartFailed(f"The folder {path} can not be written to")
-            return TaskFolder(path, mode, snapshot(folder))
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            kept = snapshot(folder)
+            return TaskFolder(path, mode, kept, kept, os.dup(folder))
         finally:
             os.close(folder)
+    except BlockingIOError as error:
+        raise StartFailed(f"The folder {path} is in use by another server") from error
+    except RecursionError as error:
+        raise StartFailed(f"The folder {path} holds folders that are nested too deeply") from error
     except OSError as error:
         raise StartFailed(f"The folder {path} can not be used: {error.strerror}") from error
 
@@ -89,7 +107,11 @@ def snapshot(folder: int) -> Snapshot:
             if not entry.is_dir(follow_symlinks=False):
                 held[entry.name] = identity(os.stat(entry.name, dir_fd=folder, follow_symlinks=False))
                 continue
-            inner = os.open(entry.name, OPEN_FOLDER, dir_fd=folder)
+            try:
+                inner = os.open(entry.name, OPEN_FOLDER, dir_fd=folder)
+            except PermissionError:  # whatever is in it, it stays
+                held[entry.name] = identity(os.stat(entry.name, dir_fd=folder, follow_symlinks=False))
+                continue
             try:
                 held[entry.name] = snapshot(inner)
             finally:
@@ -98,19 +120,17 @@ def snapshot(folder: int) -> Snapshot:
 
 
 def _empty(folder: int, kept: Snapshot) -> None:
-    doomed = []
-    for name in os.listdir(folder):
-        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
-        before = kept.get(name)
-        if isinstance(before, dict) and stat.S_ISDIR(found.st_mode):
+    """Remove what has a name that was not there; what has one stays, whoever changed it since."""
+    names = set(os.listdir(folder))
+    for name in names & kept.keys():
+        before = kept[name]
+        if isinstance(before, dict) and stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
             inner = _open_kept(name, folder)
             try:
                 _empty(inner, before)
             finally:
                 os.close(inner)
-        elif before != identity(found):
-            doomed.append(name)
-    _remove(folder, doomed)
+    _remove(folder, list(names - kept.keys()))
 
 
 def _remove(folder: int, names: list[str]) -> None:

@@ -85,9 +85,13 @@ class Ledger:
                 with suppress(KeyError, ValueError):  # a late word of a worker that was settled already
                     self._unfinished[worker].remove(AcceptedTask(**task))
 
-    def take_unfinished(self, worker: int) -> list[AcceptedTask]:
-        """Return the tasks that ended with a worker, and forget them."""
-        return self._unfinished.pop(worker, [])
+    def unfinished(self, worker: int) -> list[AcceptedTask]:
+        """Return the tasks that a worker has accepted and not finished."""
+        return self._unfinished.get(worker, [])
+
+    def forget(self, worker: int) -> None:
+        """Forget the tasks of a worker that has ended, once another process has them."""
+        self._unfinished.pop(worker, None)
 
     def workers(self) -> list[int]:
         return list(self._unfinished)

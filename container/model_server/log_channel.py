@@ -69,10 +69,20 @@ class LogChannel:
         """Copy all records to a descriptor until the last writer is gone; to a terminal, as `on_terminal` has them."""
         dress = on_terminal if os.isatty(target) else bytes
         while message := self._reader.recv(MAX_MESSAGE_BYTES):
-            view = memoryview(dress(message))
-            with suppress(BrokenPipeError):  # nobody reads our log any more; that must not stop a task
-                while view:
-                    view = view[os.write(target, view) :]
+            with suppress(OSError):  # nobody reads our log any more, or its disk is full; that must not stop a task
+                _write_all(target, dress(message))
+
+
+def _write_all(target: int, data: bytes) -> None:
+    """Write to a descriptor, waiting for room in one that somebody made non-blocking."""
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(target, view) :]
+        except BlockingIOError:
+            poll = select.poll()
+            poll.register(target, select.POLLOUT)
+            poll.poll()
 
 
 class LogChannels:

@@ -1,8 +1,8 @@
 """Our own log lines: python-json-logger in the drop-in format, sent to the log channels.
 
 Lines for operators go through `logger` and obey LOG_LEVEL. What a platform shows to users (`internal` false) goes
-through `user_logger` and is always there. Object keys and file names belong into DEBUG lines only: they can identify
-patients.
+through `user_logger`, whatever LOG_LEVEL says. Object keys and file names belong into DEBUG lines only: they can
+identify patients.
 """
 
 import logging

@@ -37,7 +37,7 @@ from .line_encoder import LineEncoder, RecordFormat
 from .log_channel import MAX_MESSAGE_BYTES, LogChannel, LogChannels
 from .logs import logger, source_of
 from .peak_memory import SAMPLE_SECONDS, PeakMemory
-from .processes import end_group, signal_group
+from .processes import end_group, group_exists, signal_group
 from .user import SAME_USER, User
 
 READ_BYTES = 64 * 1024
@@ -230,7 +230,7 @@ class _Run:
         if self._stop_reason is None:
             signal_group(self._process.pid, signal.SIGKILL)  # while its leader is not reaped the number is its own
         code, max_resident_kib = self._reap()
-        while self._stop_reason and signal_group(self._process.pid, 0) and time.monotonic() < self._kill_at:
+        while self._stop_reason and group_exists(self._process.pid) and time.monotonic() < self._kill_at:
             self._step(None, GROUP_POLL_SECONDS)  # the others of the group have their grace too
         end_group(self._process.pid)
         self._drain()

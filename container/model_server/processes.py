@@ -3,13 +3,25 @@
 import os
 import signal
 import time
+from contextlib import suppress
 
 
 def end_group(group: int, patience: float = 5.0) -> None:
     """Send SIGKILL to a process group and wait up to `patience` seconds until it is gone."""
     deadline = time.monotonic() + patience
-    while signal_group(group, signal.SIGKILL) and time.monotonic() < deadline:
+    while signal_group(group, signal.SIGKILL) and group_exists(group) and time.monotonic() < deadline:
         time.sleep(0.005)
+
+
+def group_exists(group: int) -> bool:
+    """Say whether a process group has any process, after reaping those that are our own children.
+
+    A zombie counts to its group: where orphans become our children (we are PID 1), nobody else would reap them.
+    """
+    with suppress(ChildProcessError):
+        while os.waitpid(-group, os.WNOHANG)[0]:
+            pass
+    return signal_group(group, 0)
 
 
 def signal_group(group: int, signum: int) -> bool:

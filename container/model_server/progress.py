@@ -16,7 +16,7 @@ class Progress:
 
     def begin(self, tasks: int) -> None:
         """Show a bar for a number of tasks, if stderr is a terminal."""
-        if sys.stderr.isatty():
+        if sys.stderr and sys.stderr.isatty():
             self._bar = click.progressbar(length=tasks, label="Tasks", show_pos=True, file=sys.stderr)
             self._draw()
 

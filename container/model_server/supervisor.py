@@ -15,9 +15,9 @@ from collections.abc import Callable
 from functools import partial
 
 from . import lost_tasks, nginx
-from .children import STOP_SIGNALS, Child, adopt_orphans, all_children, reap, start
+from .children import STOP_SIGNALS, Child, adopt_orphans, end_orphans, reap, start
 from .command import algorithm_command
-from .errors import FoldersNotReset, Interrupted, WorkerLost
+from .errors import FoldersNotReset, Interrupted, StartFailed, WorkerLost
 from .folder import claim
 from .gunicorn_app import Inherited, answers_ping, run_gunicorn
 from .ledger import Ledger
@@ -32,8 +32,9 @@ STOP_SECONDS = 23.0
 """From the word to stop until what still runs is killed; we are gone within 25 s, SageMaker kills after 30 s."""
 
 START_SECONDS = 120.0
-START_POLL_SECONDS = 0.02
-ORPHANS_SECONDS = 2.0
+POLL_SECONDS = 0.02
+NGINX_SECONDS = 1.0
+"""How long nginx may still send answers once gunicorn has ended; a client that says nothing can't hold it longer."""
 
 
 def serve(settings: Settings) -> int:
@@ -75,6 +76,7 @@ class Supervisor:
         self._stopping = False
         self._why = ""  # what failed, if anything did
         self._deadline = time.monotonic() + START_SECONDS
+        self._nginx_ends_at = 0.0
         self._selector = selectors.DefaultSelector()
         self._signals = _signal_socket()
         self._selector.register(self._signals, selectors.EVENT_READ, self._take_signals)
@@ -89,19 +91,29 @@ class Supervisor:
         if self._inherited.settings.signing_key is None:
             logger.warning("There is no signing key: results are not signed")
         while not (self._stopping and self._all_ended()):
-            for key, _ in self._selector.select(START_POLL_SECONDS if self._is_starting() else 0.5):
-                key.data()
-            if self._is_starting():
-                self._go_on_starting()
-            elif self._stopping and time.monotonic() > self._deadline:
-                self._kill_everything()
-        self._end_orphans()
+            try:
+                self._watch()
+            except StartFailed as error:
+                self._fail(str(error))
+            except Exception:  # whatever it is, no child may be left alone
+                logger.exception("PID 1 failed unexpectedly")
+                self._fail("PID 1 failed unexpectedly")
+        end_orphans()
         self._empty_task_folders()
         if self._why:
             logger.critical("Stopped: %s", self._why)
             return 1
         logger.info("Stopped")
         return 0
+
+    def _watch(self) -> None:
+        """Wait for the next event, and do what is due."""
+        for key, _ in self._selector.select(POLL_SECONDS if self._is_starting() or self._stopping else 0.5):
+            key.data()
+        if self._is_starting():
+            self._go_on_starting()
+        elif self._stopping:
+            self._go_on_stopping()
 
     # -- starting
 
@@ -170,14 +182,15 @@ class Supervisor:
         for slot in self._scoreboard.slots:
             if slot.worker == worker and slot.group:
                 end_group(slot.group)
-        tasks = self._ledger.take_unfinished(worker)
-        if not tasks:
+        tasks = self._ledger.unfinished(worker)
+        if tasks:
+            logger.error("Worker %d ended with %d unfinished tasks", worker, len(tasks))
+            told = lost_tasks.reporter_input(tasks, Interrupted if self._stopping else WorkerLost)
+            child = self._start("report", lost_tasks.reporter_body(), stdin=told)
+            self._reports[child.pid] = worker
+            self._ledger.forget(worker)  # not before a process has them
+        else:
             self._scoreboard.clear_slots(worker)
-            return
-        logger.error("Worker %d ended with %d unfinished tasks", worker, len(tasks))
-        told = lost_tasks.reporter_input(tasks, Interrupted if self._stopping else WorkerLost)
-        child = self._start("report", lost_tasks.reporter_body(), stdin=told)
-        self._reports[child.pid] = worker
 
     # -- stopping
 
@@ -192,6 +205,7 @@ class Supervisor:
             return
         self._stopping = True
         self._deadline = time.monotonic() + STOP_SECONDS
+        self._nginx_ends_at = time.monotonic() + NGINX_SECONDS
         if self._gunicorn and self._gunicorn.pid in self._children:
             os.kill(self._gunicorn.pid, signal.SIGTERM)
         elif self._gunicorn:
@@ -199,8 +213,20 @@ class Supervisor:
         if self._nginx and self._nginx.pid in self._children:
             os.kill(self._nginx.pid, signal.SIGQUIT)
 
+    def _go_on_stopping(self) -> None:
+        now = time.monotonic()
+        if self._gunicorn_is_there():
+            self._nginx_ends_at = now + NGINX_SECONDS
+        elif self._nginx and self._nginx.pid in self._children and now > self._nginx_ends_at:
+            signal_group(self._nginx.pid, signal.SIGKILL)
+        if now > self._deadline:
+            self._kill_everything()
+
+    def _gunicorn_is_there(self) -> bool:
+        return self._gunicorn is not None and signal_group(self._gunicorn.pid, 0)
+
     def _all_ended(self) -> bool:
-        if self._children or (self._gunicorn and signal_group(self._gunicorn.pid, 0)):
+        if self._children or self._gunicorn_is_there():
             return False
         self._hear_workers()
         for worker in self._ledger.workers():
@@ -215,15 +241,6 @@ class Supervisor:
         for child in list(self._children.values()):
             signal_group(child.pid, signal.SIGKILL)
         self._deadline += 1
-
-    def _end_orphans(self) -> None:
-        """End what left the process groups of its task; as PID 1 we are its parent."""
-        deadline = time.monotonic() + ORPHANS_SECONDS
-        while (orphans := all_children()) and time.monotonic() < deadline:
-            for pid in orphans:
-                os.kill(pid, signal.SIGKILL)  # none is reaped by anyone but us, so none is another process by now
-            reap()
-            time.sleep(START_POLL_SECONDS)
 
     def _empty_task_folders(self) -> None:
         """Remove what is left of a task whose worker was lost."""
@@ -241,4 +258,5 @@ def _signal_socket() -> socket.socket:
     for signum in (*STOP_SIGNALS, signal.SIGCHLD):
         signal.signal(signum, lambda *_: None)
     signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     return reader

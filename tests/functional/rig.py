@@ -192,7 +192,7 @@ class Rig:
         assert list(self.output.iterdir()) == []
         assert [(slot.worker, slot.group) for slot in self.scoreboard.slots] == [(0, 0)]
         self._ledger.receive()
-        assert [self._ledger.take_unfinished(worker) for worker in self._ledger.workers()] in ([], [[]])
+        assert [self._ledger.unfinished(worker) for worker in self._ledger.workers()] in ([], [[]])
 
     def waiting(self) -> int:
         """Return how many requests wait for the slot."""

@@ -99,6 +99,9 @@ def code_task(bucket: Bucket, pk: str, code: int) -> dict[str, Any]:
     return bucket.task(pk, inputs=[bucket.item("code", f"code-{code}")])
 
 
+NAMESPACES = [["unshare", "-pf", "--mount-proc"], ["unshare", "-rpf", "--mount-proc"]]
+
+
 # -- a list of tasks
 
 
@@ -445,3 +448,61 @@ def test_a_slow_reader_of_the_log_loses_nothing_of_the_algorithms(invoke: Invoca
     stdout, _ = process.communicate(timeout=DEADLINE_SECONDS)
     assert process.returncode == 0
     assert "".join(r["log"] for r in log_records(stdout) if not r["internal"]) == "o" * 1_000_000
+
+
+# -- as PID 1, and with a broken log
+
+
+@pytest.mark.parametrize("script", ["sleep 0.3 & exit 0", "(sleep 50 &) ; exit 0", "setsid sleep 50 & exit 0"])
+def test_what_a_task_leaves_behind_does_not_hold_up_invoke_as_pid_1(
+    invoke: Invocation, bucket: Bucket, script: str
+) -> None:
+    permitted = [words for words in NAMESPACES if not subprocess.run([*words, "true"], capture_output=True).returncode]
+    program = [*next(iter(permitted), []), *INVOKE]  # where none is permitted orphans become ours all the same
+    tasks = [bucket.task(f"{number}") for number in range(2)]
+    ended = invoke.run(None, "-t", json.dumps(tasks), program=program, env={"ALGORITHM_ENTRYPOINT": script})
+    assert ended.returncode == 0, ended.stderr
+    for task in tasks:
+        assert bucket.result(task["output_prefix"])["run_seconds"] < 4
+
+
+def test_a_log_that_can_not_be_written_costs_the_log_only(invoke: Invocation, bucket: Bucket) -> None:
+    with open("/dev/full", "wb") as full:
+        ended = invoke.start("writes_200000_lines", "-t", json.dumps([bucket.task("t")]), stdout=full, stderr=full)
+        assert ended.wait(2 * DEADLINE_SECONDS) == 0
+    assert bucket.result("/out/t")["return_code"] == 0
+
+
+def test_a_log_that_somebody_made_non_blocking_comes_whole(invoke: Invocation, bucket: Bucket) -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    tasks = json.dumps([bucket.task("t")])
+    process = invoke.start("writes_200000_lines", "-t", tasks, stdout=writer, stderr=subprocess.DEVNULL)
+    os.close(writer)
+    with open(reader, "rb") as log:
+        lines = sum(1 for _ in log)
+    assert process.wait(DEADLINE_SECONDS) == 0
+    assert lines >= 100_000
+    assert bucket.result("/out/t")["return_code"] == 0
+
+
+def test_closed_standard_streams_cost_the_log_only(invoke: Invocation, bucket: Bucket) -> None:
+    closing = ["sh", "-c", 'exec "$@" >&- 2>&-', "sh", *INVOKE]
+    assert invoke.run("says_hello", "-t", json.dumps([bucket.task("t")]), program=closing).returncode == 0
+    assert bucket.result("/out/t")["return_code"] == 0
+
+
+def test_a_signal_that_comes_before_the_handlers_waits_for_them() -> None:
+    script = (
+        "from model_server import held_signals; import os, signal; os.kill(os.getpid(), signal.SIGTERM);"
+        "print('alive', flush=True); signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script], cwd=CONTAINER, stdout=subprocess.PIPE, timeout=DEADLINE_SECONDS
+    )
+    assert (ended.stdout, ended.returncode) == (b"alive\n", -signal.SIGTERM)
+    for name in ("serve", "invoke", "longshore"):
+        first = next(
+            line for line in (CONTAINER / name).read_text().splitlines() if line.startswith(("from ", "import "))
+        )
+        assert first.startswith("from model_server import held_signals")

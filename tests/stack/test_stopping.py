@@ -122,3 +122,17 @@ def test_a_grace_longer_than_the_stop_does_not_outlast_it(s3_endpoint: str, buck
         assert time.monotonic() - started < 28
         assert bucket.result("/out/stubborn")["error"]["code"] == "interrupted"
         assert is_signed(bucket, "stubborn")
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [b"", b"GET /ping HTTP/1.1\r\nHost:", b"POST /invocations HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{"],
+    ids=["nothing", "half a head", "half a body"],
+)
+def test_a_client_that_never_ends_its_request_does_not_hold_up_the_stop(s3_endpoint: str, begun: bytes) -> None:
+    with serving(s3_endpoint) as server, socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
+        connection.sendall(begun)
+        assert server.pings()
+        started = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - started < 4

@@ -11,7 +11,7 @@ CONTAINER = Path(__file__).parents[2] / "container"
 
 LAYERS = [
     ["model_server"],
-    ["errors", "cpus", "line_encoder", "log_channel", "peak_memory", "processes", "progress", "s3_uri"],
+    ["errors", "cpus", "line_encoder", "log_channel", "peak_memory", "processes", "progress", "s3_uri", "held_signals"],
     ["scoreboard", "setting_types"],
     ["settings", "task", "beneath", "cancellation", "run_folder", "logs", "slot", "archive", "user"],
     ["command", "folder", "client", "admission", "storage", "process_output", "ledger"],

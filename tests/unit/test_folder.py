@@ -96,7 +96,7 @@ def test_files_that_were_there_survive_with_all_they_hold(tmp_path: Path) -> Non
     assert (path / "model" / "deep" / "weights").read_text() == "w"
 
 
-def test_a_file_that_was_changed_is_a_tasks_and_goes(tmp_path: Path) -> None:
+def test_a_name_that_was_there_stays_and_is_an_output_of_the_task_that_changed_it_only(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.mkdir()
     for name in ("written", "replaced", "folder", "same"):
@@ -113,7 +113,44 @@ def test_a_file_that_was_changed_is_a_tasks_and_goes(tmp_path: Path) -> None:
     assert not claimed.was_here(("new",), (path / "same").stat())
     assert not claimed.was_here(("same", "deeper"), (path / "same").stat())
     claimed.reset()
-    assert [item.name for item in path.iterdir()] == ["same"]
+    assert sorted(item.name for item in path.iterdir()) == ["folder", "replaced", "same", "written"]
+    assert claimed.was_here(("written",), (path / "written").stat())
+    assert (path / "written").read_text() == "after, and longer"
+
+
+def test_a_file_of_the_hosts_that_gets_another_link_or_mode_stays(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.mkdir()
+    (path / "model").write_text("weights")
+    claimed = claim(path, 0o777)
+    os.link(path / "model", tmp_path / "backup")
+    (path / "model").chmod(0o600)
+    claimed.reset()
+    assert (path / "model").read_text() == "weights"
+
+
+def test_a_folder_that_another_server_uses_is_refused_until_that_one_has_ended(tmp_path: Path) -> None:
+    first = claim(tmp_path / "x", 0o777)
+    with pytest.raises(StartFailed, match="in use by another server"):
+        claim(tmp_path / "x", 0o777)
+    del first
+    assert claim(tmp_path / "x", 0o777).kept == {}
+
+
+def test_a_folder_that_is_nested_too_deeply_to_note_is_refused_in_words(tmp_path: Path) -> None:
+    here = tmp_path / "x"
+    here.mkdir()
+    descriptor = os.open(here, os.O_RDONLY)
+    for _ in range(1200):
+        os.mkdir("d", dir_fd=descriptor)
+        inner = os.open("d", os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = inner
+    os.close(descriptor)
+    with pytest.raises(StartFailed, match="nested too deeply"):
+        claim(here, 0o777)
+    TaskFolder(here, 0o777, {}, {}, os.open(here, os.O_RDONLY)).reset()
+    assert list(here.iterdir()) == []
 
 
 def test_nesting_of_any_depth_is_removed(folder: TaskFolder) -> None:

@@ -26,7 +26,7 @@ def ledger() -> Iterator[Ledger]:
 
 
 def pks(ledger: Ledger, worker: int = OURS) -> list[str]:
-    return [accepted.pk for accepted in ledger.take_unfinished(worker)]
+    return [accepted.pk for accepted in ledger.unfinished(worker)]
 
 
 def test_a_task_that_was_not_finished_is_known_when_its_worker_has_ended(ledger: Ledger) -> None:
@@ -37,11 +37,12 @@ def test_a_task_that_was_not_finished_is_known_when_its_worker_has_ended(ledger:
     assert pks(ledger) == ["2", "3"]
 
 
-def test_it_is_forgotten_once_it_was_taken(ledger: Ledger) -> None:
+def test_it_is_known_until_it_is_forgotten(ledger: Ledger) -> None:
     ledger.accepted([task("1")])
     ledger.receive()
     assert ledger.workers() == [OURS]
     assert pks(ledger) == ["1"]
+    ledger.forget(OURS)
     assert pks(ledger) == []
     assert ledger.workers() == []
 
@@ -62,7 +63,7 @@ def test_a_worker_that_had_nothing_leaves_nothing(ledger: Ledger) -> None:
 def test_a_late_word_of_a_worker_that_was_settled_stops_nothing(ledger: Ledger) -> None:
     ledger.accepted([task("1")])
     ledger.receive()
-    ledger.take_unfinished(OURS)
+    ledger.forget(OURS)
     ledger.finished(task("1"))
     ledger.accepted([task("2")])
     assert ledger.receive() == []
@@ -78,10 +79,10 @@ def test_its_descriptor_says_when_there_is_something_to_receive(ledger: Ledger) 
 
 
 def test_the_largest_task_that_is_taken_can_be_told(ledger: Ledger) -> None:
-    largest = task("\x01" * 240, output_bucket_name="x" * 255, output_prefix="\x01" * 986)
+    largest = task("é" * 120, output_bucket_name="x" * 255, output_prefix="\x01" * 986)
     ledger.accepted([largest])
     ledger.receive()
-    (accepted,) = ledger.take_unfinished(OURS)
+    (accepted,) = ledger.unfinished(OURS)
     assert accepted.task() == largest
 
 
