@@ -18,14 +18,14 @@ from model_server.admission import admitted
 from model_server.cancellation import Cancellation
 from model_server.client import watched
 from model_server.logs import logger
-from model_server.result import MAX_HTTP_BYTES
+from model_server.result import MAX_HTTP_BYTES, http_documents
 from model_server.runner import Outcome, Server, run_task
 from model_server.scoreboard import Scoreboard
 from model_server.slot import Slots
 from model_server.task import Task, parse_body
 
 LINES_TYPES = ("application/jsonlines", "application/x-jsonlines", "application/x-ndjson")
-MEGABYTE = 1000 * 1000
+MEGABYTE = 1024 * 1024  # as nginx counts
 
 
 class Ledger(Protocol):
@@ -106,6 +106,9 @@ def create_app(predictor: Predictor) -> Flask:
             },
         )
 
+    for rule in app.url_map.iter_rules("execution_parameters"):
+        rule.methods = {"GET"}  # without the HEAD that comes with it
+
     @app.route("/invocations", methods=["POST"], provide_automatic_options=False)
     def invocations() -> Response:
         arrived = time.monotonic()
@@ -152,11 +155,15 @@ def _promises_lines() -> bool:
 
 
 def _answer(outcomes: list[Outcome], as_lines: bool) -> Response:
-    """Answer with the results, or with the first error that a retry may help against."""
-    for outcome in outcomes:
-        if outcome.error and outcome.error.http_status >= 500:
-            return _error(outcome.error)
-    documents = [outcome.result.http_document(MAX_HTTP_BYTES // len(outcomes)) for outcome in outcomes]
+    """Answer with the results, or with the first error if no task ended but with one that a retry may help against."""
+    failed = [outcome.error for outcome in outcomes if outcome.error and outcome.error.http_status >= 500]
+    if len(failed) == len(outcomes):
+        return _error(failed[0])
+    results = [
+        outcome.result.failed_by(outcome.error) if isinstance(outcome.error, errors.ResultNotStored) else outcome.result
+        for outcome in outcomes
+    ]
+    documents = http_documents(results, MAX_HTTP_BYTES - len(results))  # with room for the ends of the lines
     if as_lines:
         return Response(b"".join(line + b"\n" for line in documents), 200, mimetype=LINES_TYPES[0])
     return Response(documents[0], 200, mimetype="application/json")

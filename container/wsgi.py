@@ -5,5 +5,5 @@ from flask import Flask
 from predictor import Predictor, create_app
 
 
-def application(predictor: Predictor) -> Flask:
+def create_application(predictor: Predictor) -> Flask:
     return create_app(predictor)

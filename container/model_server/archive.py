@@ -8,7 +8,6 @@ import errno
 import lzma
 import os
 import re
-import shutil
 import struct
 import zipfile
 import zlib
@@ -27,10 +26,18 @@ COPY_BYTES = 1024 * 1024
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def unpack(archive: Path, field: str, folder: Path, publish: Callable[[Path, Path], None], scratch: Path) -> int:
+def unpack(
+    archive: Path,
+    field: str,
+    folder: Path,
+    publish: Callable[[Path, Path], None],
+    scratch: Path,
+    check: Callable[[], None],
+) -> int:
     """Unpack a zip into a folder and return the bytes; `field` names the input in errors.
 
     Each member is written to `scratch` and then handed to `publish(scratch, destination)`, so that it appears whole.
+    `check` is called all along, and ends the work by raising.
     """
     size = 0
     try:
@@ -38,8 +45,11 @@ def unpack(archive: Path, field: str, folder: Path, publish: Callable[[Path, Pat
             for info, destination in _destinations(opened.infolist(), folder, field):
                 if info.flag_bits & ENCRYPTED_FLAG:
                     raise ZipEncrypted(field)
+                check()
                 with opened.open(info) as packed, scratch.open("wb") as plain:
-                    shutil.copyfileobj(packed, plain, COPY_BYTES)
+                    while chunk := packed.read(COPY_BYTES):
+                        plain.write(chunk)
+                        check()
                     size += plain.tell()
                 publish(scratch, destination)
     except NotImplementedError as error:

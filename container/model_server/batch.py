@@ -33,7 +33,7 @@ def invoke(settings: Settings, tasks: str | None, file: str | None) -> int:
     adopt_orphans()
     cancellation = Cancellation()
     stop = _Stop(cancellation)
-    storage = Storage(settings.s3_endpoint, settings.transfers)
+    storage = Storage.from_settings(settings)
     progress = Progress()
     with progress, channels.relayed(on_terminal=progress.around):
         try:

@@ -73,5 +73,4 @@ def invoke(settings: Settings, tasks: str | None, file: str | None) -> int:
 @_starting
 def store_lost(settings: Settings) -> int:
     """Store a failed result for each task on stdin; started by PID 1 when a worker was lost."""
-    store_lost_results(sys.stdin.read(), settings)
-    return 0
+    return 0 if store_lost_results(sys.stdin.read(), settings) else 1

@@ -77,7 +77,7 @@ class BodyUnreadable(RequestError):
 class BodyTooLarge(RequestError):
     code = "body_too_large"
     http_status = 413
-    hint = "MODEL_SERVER_MAX_PAYLOAD_MB sets the largest body."
+    hint = "A body may have 110 MiB; MODEL_SERVER_MAX_PAYLOAD_MB=0 lifts the limit."
     sentence = "The request body is too large"
 
 
@@ -142,6 +142,12 @@ class InputPathTaken(InputError):
 class InputPathUnusable(InputError):
     code = "input_path_unusable"
     sentence = "An input file has a path that the file system does not accept"
+
+
+class InputPathForbidden(InputError):
+    code = "input_path_forbidden"
+    hint = "Is that folder mounted read-only, or another user's?"
+    sentence = "An input file can not be written where the task asks for it"
 
 
 class DiskFull(TaskError):

@@ -88,13 +88,13 @@ class ModelServer(Application):
             command=inherited.command,
             input=inherited.input,
             output=inherited.output,
-            storage=Storage(inherited.settings.s3_endpoint, inherited.settings.transfers),
+            storage=Storage.from_settings(inherited.settings),
             channels=inherited.channels,
             default_timeout=inherited.settings.timeout,
         )
         slots = Slots(inherited.folder.locks, inherited.scoreboard)
         self._predictor = Predictor(server, inherited.scoreboard, slots, inherited.ledger)
-        return wsgi.application(self._predictor)
+        return wsgi.create_application(self._predictor)
 
     def _worker_started(self, worker: Worker) -> None:
         """Make SIGTERM end the tasks of a worker: waiting for them would take as long as they run. Warm up S3."""

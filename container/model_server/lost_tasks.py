@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
-from .errors import Interrupted, ServerError, WorkerLost
+from .errors import Interrupted, ResultNotStored, ServerError, WorkerLost
 from .ledger import AcceptedTask
+from .logs import logger
 from .result import Record, store
 from .settings import Settings
 from .storage import Storage
@@ -32,11 +33,25 @@ def reporter_input(tasks: Iterable[AcceptedTask], reason: type[ServerError]) -> 
     return descriptor
 
 
-def store_lost_results(text: str, settings: Settings) -> None:
-    """Store a failed result for each task in what `reporter_input` wrote."""
+def store_lost_results(text: str, settings: Settings) -> bool:
+    """Store a failed result for each task in what `reporter_input` wrote, and say whether all of them are stored.
+
+    The log is not set up here: what is logged goes to stderr as plain lines, and PID 1 makes records of them.
+    """
     told = json.loads(text)
-    storage = Storage(settings.s3_endpoint, settings.transfers)
+    storage = Storage.from_settings(settings)
+    all_stored = True
     for entry in told["tasks"]:
-        task = AcceptedTask(**entry).task()
-        record = Record(task, error=REASONS[told["reason"]]())
-        store(record.result(), task, settings.signing_key, storage)
+        task, error = AcceptedTask(**entry).task(), REASONS[told["reason"]]()
+        result, unstored = Record(task, error=error).result(), ""
+        try:
+            store(result, task, settings.signing_key, storage)
+        except ResultNotStored as not_stored:
+            all_stored, unstored = False, f"; {not_stored}"
+        except Exception:
+            logger.exception("The result of task %s could not be uploaded", task.pk)
+            all_stored, unstored = False, f"; {ResultNotStored.sentence}"
+        logger.error(
+            "Task %s ended with return code %d (%s: %s)%s", task.pk, result.return_code, error.code, error, unstored
+        )
+    return all_stored

@@ -26,14 +26,17 @@ NGINX_ONLY = {
     421: ("misdirected_request", "The request is for another server"),
     431: ("headers_too_large", "The headers of the request are too large"),
     501: ("not_implemented", "The request asks for what the server does not do"),
-    502: (WorkerLost.code, "The server process that had the request ended unexpectedly; send it again"),
     503: ("unavailable", "The server can not take the request now; send it again"),
     504: ("gateway_timeout", "The server did not answer in time"),
     505: ("http_version_unsupported", "The HTTP version of the request is not served"),
     507: ("disk_full", "There is no room for the body of the request"),
 }
-ERRORS = {error.http_status: (error.code, error.sentence) for error in OURS} | NGINX_ONLY
-"""What nginx answers by itself, in the shape of our own errors: code and sentence by status."""
+ERRORS: dict[int, dict[str, str]] = {
+    **{error.http_status: error().as_json() for error in OURS},
+    **{status: {"code": code, "message": message, "hint": ""} for status, (code, message) in NGINX_ONLY.items()},
+    502: WorkerLost().as_json(),
+}
+"""What nginx answers by itself, in the shape of our own errors, by status."""
 
 ERROR_PATH = "/.error/"
 """Where the answers are in the configuration; nobody can ask for them. A named location fails on a malformed URI."""
@@ -100,12 +103,13 @@ def _render(settings: Settings, folder: RunFolder) -> str:
             f"        error_page {code} {ERROR_PATH}{status};"
             for code, status in ({status: status for status in ERRORS} | PRIVATE_CODES).items()
         ),
-        error_locations="\n".join(_location(status, *error) for status, error in ERRORS.items()),
+        error_locations="\n".join(_location(status, error) for status, error in ERRORS.items()),
     )
 
 
-def _location(status: int, code: str, message: str) -> str:
-    body = json.dumps({"detail": message, "error": {"code": code, "message": message, "hint": ""}})
+def _location(status: int, error: dict[str, str]) -> str:
+    body = json.dumps({"detail": error["message"], "error": error})
+    body = body.replace("'", r"\u0027")  # which would end nginx's string
     return f"        location = {ERROR_PATH}{status} {{ internal; return {status} '{body}'; }}"
 
 

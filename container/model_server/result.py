@@ -7,8 +7,10 @@ the HTTP answer.
 import hashlib
 import hmac
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict, SecretBytes
 
@@ -76,6 +78,12 @@ class Result(BaseModel):
     output_bytes: int
     refused_outputs: list[RefusedOutput]
 
+    def failed_by(self, error: LongshoreError) -> Self:
+        """Return the result as one of a task that ended with an error, which came up after the result was made."""
+        report = ErrorReport.model_validate(error.as_json())
+        told = {"return_code": error.return_code, "user_safe_error_message": error.user_message, "error": report}
+        return self.model_copy(update=told)
+
     def document(self) -> bytes:
         return self.model_dump_json().encode()
 
@@ -92,6 +100,19 @@ class Result(BaseModel):
         while len(body := json.dumps(shorter, ensure_ascii=False, separators=(",", ":")).encode()) > limit and lines:
             del lines[: len(lines) // 2 + 1]
         return body
+
+
+def http_documents(results: Sequence[Result], limit: int = MAX_HTTP_BYTES) -> list[bytes]:
+    """Return the documents of results that are one HTTP body together: if it is too large the largest are shortened."""
+    documents = [result.document() for result in results]
+    too_many = sum(map(len, documents)) - limit
+    for index in sorted(range(len(results)), key=lambda index: len(documents[index]), reverse=True):
+        if too_many <= 0:
+            break
+        whole = len(documents[index])
+        documents[index] = results[index].http_document(max(0, whole - too_many))
+        too_many -= whole - len(documents[index])
+    return documents
 
 
 @dataclass
@@ -133,7 +154,7 @@ class Record:
             input_bytes=self.staged_in.bytes,
             output_bytes=self.staged_out.bytes,
             refused_outputs=[
-                RefusedOutput(relative_path=path, reason=reason) for path, reason in self.staged_out.refused.items()
+                RefusedOutput(relative_path=path, reason=reason) for path, reason in self.staged_out.refused
             ],
         )
 

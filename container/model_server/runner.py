@@ -112,7 +112,6 @@ def finish(record: Record, server: Server) -> Outcome:
     result, error = record.result(), record.error
     if error and error.user_message:
         tell_user(logging.ERROR, error.user_message, record.task.pk)
-    logger.info("%s", _summary(result))
     try:
         store(result, record.task, server.settings.signing_key, server.storage)
     except ResultNotStored as not_stored:
@@ -120,15 +119,18 @@ def finish(record: Record, server: Server) -> Outcome:
     except Exception:
         logger.exception("The result of task %s could not be uploaded", record.task.pk)
         error = ResultNotStored()
-    if isinstance(error, ResultNotStored):
+    stored = not isinstance(error, ResultNotStored)
+    if not stored:
         logger.error("Task %s: %s", record.task.pk, error)
+    logger.info("%s", _summary(result, stored))
     return Outcome(result, error)
 
 
-def _summary(result: Result) -> str:
+def _summary(result: Result, stored: bool) -> str:
     error = f" ({result.error.code}: {result.error.message})" if result.error else ""
+    unstored = "" if stored else ", its result is not stored"
     return (
-        f"Task {result.pk} ended with return code {result.return_code}{error}: "
+        f"Task {result.pk} ended with return code {result.return_code}{error}{unstored}: "
         f"queued {result.queue_seconds:.3f} s, "
         f"downloaded {result.input_bytes} bytes in {result.download_seconds:.3f} s, "
         f"unpacked in {result.unpack_seconds:.3f} s, "

@@ -8,9 +8,9 @@ documents each field in a table that a test compares with this class.
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
 from .cpus import usable_cpus
 from .errors import SettingsInvalid
@@ -23,7 +23,10 @@ MAX_PAYLOAD_PRODUCT_MB = 100
 """SageMaker's bound on MaxConcurrentTransforms times MaxPayloadInMB (CreateTransformJob)."""
 
 BODY_LIMIT_MB = 110
-"""More than any payload that SageMaker sends to an endpoint or in batch transform."""
+"""More than any payload that SageMaker sends to an endpoint or in batch transform; in MiB, as nginx counts."""
+
+REPEATED = ("int_", "float_", "bool_", "finite_number", "greater_than", "less_than", "literal_error")
+"""The kinds of faults whose line repeats the value: of numbers and choices. Commands and addresses may hold secrets."""
 
 WITHHELD_PREFIXES = ("ALGORITHM_", "MODEL_SERVER_", "GRAND_CHALLENGE_")
 PATHS_SHOWN = {
@@ -54,6 +57,9 @@ class Settings(BaseModel):
     """What an operator can set. Times are in seconds, sizes as named; `description` is the README's sentence."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=False)
+
+    slots: ClassVar[int] = 1
+    """How many tasks run at a time: /input and /output exist once, so one."""
 
     # -- about the program
     drop_in_entrypoint: EncodedCommand = Field(
@@ -152,8 +158,8 @@ class Settings(BaseModel):
         validation_alias=AliasChoices("MODEL_SERVER_QUEUE"),
         description="Requests that may wait for their turn; raised to SAGEMAKER_MAX_CONCURRENT_TRANSFORMS.",
     )
-    max_concurrent_transforms: int = Field(
-        1,
+    max_concurrent_transforms: int | None = Field(
+        None,
         ge=1,
         le=1000,
         validation_alias=AliasChoices("SAGEMAKER_MAX_CONCURRENT_TRANSFORMS"),
@@ -167,10 +173,9 @@ class Settings(BaseModel):
     max_payload_mb: int = Field(
         6,
         ge=0,
-        le=MAX_PAYLOAD_PRODUCT_MB,
         validation_alias=AliasChoices("MODEL_SERVER_MAX_PAYLOAD_MB", "SAGEMAKER_MAX_PAYLOAD_IN_MB"),
-        description="What /execution-parameters advises as the largest body, in MB; 0 is unlimited. "
-        "Bodies up to 110 MB are taken in any case.",
+        description="What /execution-parameters advises as the largest body, in MB; 0 lifts the limit on bodies, "
+        "which is 110 MiB otherwise.",
     )
     signing_key: HexKey = Field(
         None,
@@ -201,6 +206,12 @@ class Settings(BaseModel):
         pattern=r"^https?://\S+$",
         description="The address of the S3 server, where it is not AWS's own.",
     )
+    region: str | None = Field(
+        None,
+        validation_alias=AliasChoices("AWS_REGION", "AWS_DEFAULT_REGION"),
+        pattern=r"^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$",
+        description="The AWS region, where the credentials' configuration does not name it.",
+    )
 
     _environment: dict[str, str] = PrivateAttr(default_factory=dict)
 
@@ -219,13 +230,14 @@ class Settings(BaseModel):
         settings._environment = settings._algorithm_environment(environ)
         return settings
 
-    @model_validator(mode="after")
-    def _payloads_fit(self) -> Self:
-        if self.slots * self.max_payload_mb > MAX_PAYLOAD_PRODUCT_MB:
+    @field_validator("max_payload_mb")
+    @classmethod
+    def _payloads_fit(cls, megabytes: int) -> int:
+        if cls.slots * megabytes > MAX_PAYLOAD_PRODUCT_MB:
             raise ValueError(
-                f"MODEL_SERVER_MAX_PAYLOAD_MB times the tasks at a time must be at most {MAX_PAYLOAD_PRODUCT_MB}"
+                f"times {cls.slots}, the tasks at a time, it must be at most {MAX_PAYLOAD_PRODUCT_MB}: SageMaker's rule"
             )
-        return self
+        return megabytes
 
     @property
     def environment(self) -> dict[str, str]:
@@ -233,18 +245,13 @@ class Settings(BaseModel):
         return self._environment
 
     @property
-    def slots(self) -> int:
-        """How many tasks run at a time: /input and /output exist once, so one."""
-        return 1
-
-    @property
     def body_limit_mb(self) -> int:
-        """The largest body that is read, in MB; 0 is unlimited, as SageMaker's MaxPayloadInMB has it."""
+        """The largest body that is read, in MiB; 0 is unlimited, as SageMaker's MaxPayloadInMB has it."""
         return BODY_LIMIT_MB if self.max_payload_mb else 0
 
     @property
     def queue_limit(self) -> int:
-        return max(self.queue_places, self.max_concurrent_transforms)
+        return max(self.queue_places, self.max_concurrent_transforms or 0)
 
     def _algorithm_environment(self, environ: Mapping[str, str]) -> dict[str, str]:
         kept = {
@@ -271,12 +278,12 @@ def _unserved(environ: Mapping[str, str]) -> list[str]:
 
 
 def _line(fault: Any) -> str:
-    """Say what is wrong with one variable; a secret's value is never repeated."""
+    """Say what is wrong with one variable; a value that may hold a secret is never repeated."""
     name = str(fault["loc"][0]) if fault["loc"] else ""
     message = str(fault["msg"]).removeprefix("Value error, ")
     if not name:
         return message
     message = message[0].lower() + message[1:]
-    if name.endswith(("SIGNING_KEY_HEX", "_B64J")):
-        return f"{name}: {message}"
-    return f"{name}: {message}, not {fault['input']!r:.100}"
+    if fault["type"].startswith(REPEATED):
+        message += f", not {fault['input']!r:.100}"
+    return f"{name}: {message}"

@@ -7,11 +7,13 @@ import errno
 import os
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import FIRST_EXCEPTION, wait
-from contextlib import closing, contextmanager
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from .archive import NO_ROOM, unpack
@@ -20,13 +22,17 @@ from .errors import (
     DiskFull,
     InputForbidden,
     InputMissing,
+    InputPathForbidden,
     InputPathTaken,
     InputPathUnusable,
     InternalError,
-    LongshoreError,
 )
+from .logs import logger
 from .storage import ObjectForbidden, ObjectMissing, Storage
 from .task import Input, Task
+
+POLL_SECONDS = 0.1
+"""How often the cancellation is asked for while transfers go on, and how long they may take to end after a fault."""
 
 
 @dataclass
@@ -63,24 +69,57 @@ def stage_in(task: Task, folder: Path, storage: Storage, cancellation: Cancellat
 
 def _download(task: Task, folder: Path, staging: Path, storage: Storage, cancellation: Cancellation) -> int:
     """Get all objects and return their bytes; the first fault ends the transfers of the others."""
+    together = Cancellation(parent=cancellation)
+    publishing = threading.Lock()
 
-    def fetch(index: int, item: Input, together: Cancellation) -> int:
+    def fetch(index: int, item: Input) -> int:
         together.raise_if_set()
         with _naming(index):
             size = storage.get_file(item.bucket_name, item.bucket_key, str(staging / str(index)), together)
-            if not item.decompress:
-                _publish(staging / str(index), folder / item.relative_path)
+            with publishing:
+                together.raise_if_set()
+                if not item.decompress:
+                    _publish(folder, staging / str(index), folder / item.relative_path)
         return size
 
-    with closing(Cancellation(parent=cancellation)) as together:
-        transfers = [storage.pool.submit(fetch, index, item, together) for index, item in enumerate(task.inputs)]
-        ended, _ = wait(transfers, return_when=FIRST_EXCEPTION)
-        fault = next((error for transfer in transfers if transfer in ended and (error := transfer.exception())), None)
-        if fault:
-            together.cancel(fault if isinstance(fault, LongshoreError) else InternalError())
-            wait(transfers)
-            raise fault
+    transfers: list[Future[int]] = []
+    try:
+        for index, item in enumerate(task.inputs):
+            transfers.append(storage.pool.submit(fetch, index, item))
+        _wait(transfers, cancellation)
         return sum(transfer.result() for transfer in transfers)
+    except BaseException:
+        together.cancel(InternalError())  # no matter which: nobody asks for the outcome of the others
+        with publishing:  # from here on none of them publishes, so none writes into the folder of the next task
+            raise
+    finally:
+        _close(together, transfers)
+
+
+def _wait(transfers: list[Future[int]], cancellation: Cancellation) -> None:
+    """Wait for all transfers; raise the first fault, or the cancellation's reason."""
+    running: set[Future[int]] = set(transfers)
+    while running:
+        ended, running = wait(transfers, POLL_SECONDS, return_when=FIRST_EXCEPTION)
+        fault = next((error for transfer in transfers if transfer in ended and (error := transfer.exception())), None)
+        if fault := fault or cancellation.reason:
+            raise fault
+
+
+def _close(together: Cancellation, transfers: list[Future[int]]) -> None:
+    """Close what the transfers ask, once all have ended; do not wait for one that hangs in a read.
+
+    Such a one writes on into a file of its own in the staging folder, which may be deleted under it.
+    """
+    if not wait(transfers, POLL_SECONDS).not_done:
+        together.close()
+        return
+
+    def close_later() -> None:
+        wait(transfers)
+        together.close()
+
+    threading.Thread(target=close_later, daemon=True, name="abandoned-transfers").start()
 
 
 @contextmanager
@@ -98,7 +137,10 @@ def _naming(index: int) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL):
             raise InputPathUnusable(field) from error
-        raise
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise InputPathForbidden(field) from error
+        logger.debug("%s: %s", field, error)
+        raise OSError(error.errno, error.strerror) from None  # without the file's name, which may reach the log
 
 
 def _unpack_all(task: Task, folder: Path, staging: Path, cancellation: Cancellation) -> None:
@@ -108,14 +150,22 @@ def _unpack_all(task: Task, folder: Path, staging: Path, cancellation: Cancellat
         cancellation.raise_if_set()
         with _naming(index):
             target = (folder / item.relative_path).parent
-            target.mkdir(parents=True, exist_ok=True)
-            unpack(staging / str(index), f"inputs[{index}]", target, _publish, staging / "member")
+            _make_folder(folder, target)
+            publish, check = partial(_publish, folder), cancellation.raise_if_set
+            unpack(staging / str(index), f"inputs[{index}]", target, publish, staging / "member", check)
             (staging / str(index)).unlink()
 
 
-def _publish(whole: Path, destination: Path) -> None:
-    """Let a file appear under its name, which must be free."""
-    destination.parent.mkdir(parents=True, exist_ok=True)
+def _publish(folder: Path, whole: Path, destination: Path) -> None:
+    """Let a file appear under its name beneath the folder, which must be free."""
+    _make_folder(folder, destination.parent)
     if os.path.lexists(destination):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
     whole.rename(destination)
+
+
+def _make_folder(folder: Path, inner: Path) -> None:
+    """Make a folder beneath another; a link that was there before us must not lead out of it."""
+    if not Path(os.path.realpath(inner)).is_relative_to(os.path.realpath(folder)):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    inner.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ class StagedOut:
     """What was uploaded: relative paths in order, the refused ones with the reason, bytes, and seconds."""
 
     files: list[str] = field(default_factory=list)
-    refused: dict[str, str] = field(default_factory=dict)
+    refused: list[tuple[str, str]] = field(default_factory=list)
     bytes: int = 0
     seconds: float = 0.0
 
@@ -62,23 +62,23 @@ def stage_out(task: Task, folder: TaskFolder, storage: Storage, staged: StagedOu
     for parts, transfer in transfers.items():
         outcome = transfer.result()
         if isinstance(outcome, Refused):
-            staged.refused[_shown(parts)] = str(outcome)
+            staged.refused.append((_shown(parts), str(outcome)))
         elif outcome is not None:
             staged.files.append("/".join(parts))
             staged.bytes += outcome
 
 
-def _entries(root: int) -> tuple[list[Parts], dict[str, str]]:
-    """Return the paths of all that is no folder, sorted, and the folders that can't be looked into."""
+def _entries(root: int) -> tuple[list[Parts], list[tuple[str, str]]]:
+    """Return the paths of all that is no folder, sorted, and the folders that can't be looked into, with the reason."""
     found: list[Parts] = []
-    refused: dict[str, str] = {}
+    refused: list[tuple[str, str]] = []
     ahead: list[Parts] = [()]
     while ahead:
         parts = ahead.pop()
         try:
             folder = open_folder(root, parts)
         except PermissionError:
-            refused[_shown(parts)] = "it may not be read"
+            refused.append((_shown(parts), "it may not be read"))
             continue
         try:
             with os.scandir(folder) as entries:
@@ -89,7 +89,7 @@ def _entries(root: int) -> tuple[list[Parts], dict[str, str]]:
                     elif len("/".join(inner)) < MAX_KEY_BYTES:
                         ahead.append(inner)
                     else:
-                        refused[_shown(inner)] = TOO_LONG
+                        refused.append((_shown(inner), TOO_LONG))
         finally:
             os.close(folder)
     return sorted(found, key="/".join), refused
@@ -116,4 +116,4 @@ def _upload(task: Task, folder: TaskFolder, root: int, parts: Parts, storage: St
 
 def _shown(parts: Parts) -> str:
     """Return a path as it can be written into JSON, whatever bytes it has."""
-    return "/".join(parts).encode(errors="replace").decode()
+    return "/".join(parts).encode(errors="backslashreplace").decode()

@@ -1,8 +1,8 @@
 """S3, as far as we need it: get an object into a file, put a file, put bytes. The one seam to the storage.
 
 Only s3:GetObject on inputs and s3:PutObject on outputs are needed: no HEAD, no list, no abort. Every request is tried
-again with growing pauses for about a minute, from its start: a body that broke off, was too short or had a wrong
-checksum is fetched anew, and a file appears under its name only when it is whole.
+again with growing pauses, from its start, for a minute after it first failed: a body that broke off, was too short or
+had a wrong checksum is fetched anew, and a file appears under its name only when it is whole.
 """
 
 import os
@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import TYPE_CHECKING, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, Self, TypeVar
 
 from .cancellation import Cancellation
-from .errors import StorageRefused, StorageUnavailable
+from .errors import LongshoreError, StorageRefused, StorageUnavailable
 from .logs import logger
+from .settings import Settings
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -26,9 +27,12 @@ WHOLE_BYTES = 64 * 1024 * 1024
 """Up to this size an object is put in one request, above in parts."""
 
 MAX_PARTS = 10_000
-ATTEMPTS = 18
-"""With the pauses below, S3 may fail for about a minute before we give up."""
+RETRY_SECONDS = 60.0
+"""How long S3 may fail before we give up; an attempt that went on for longer than this starts the count anew."""
 
+MAX_ATTEMPTS = 30
+CONNECT_SECONDS = 5
+READ_SECONDS = 20
 FIRST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 5.0
 
@@ -42,6 +46,8 @@ PASSING_CODES = {
     "OperationAborted",
 }
 CREDENTIALS_CODES = {"InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch"}
+NAME_CODES = {"InvalidArgument", "InvalidBucketName", "InvalidURI", "KeyTooLong", "KeyTooLongError"}
+"""Answers of 400 that lie in a task's bucket or key; the others lie in us, such as those of a wrong region."""
 
 T = TypeVar("T")
 
@@ -57,11 +63,22 @@ class ObjectForbidden(Exception):
 class Storage:
     """An S3 client and a pool of threads for it; made at first use, then shared by all threads of a process."""
 
-    def __init__(self, endpoint: str | None, transfers: int, attempts: int = ATTEMPTS) -> None:
+    def __init__(
+        self,
+        endpoint: str | None,
+        transfers: int,
+        retry_seconds: float = RETRY_SECONDS,
+        region: str | None = None,
+    ) -> None:
         self._endpoint = endpoint
         self._transfers = transfers
-        self._attempts = attempts
+        self._retry_seconds = retry_seconds
+        self._region = region
         self._making = threading.Lock()
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        return cls(settings.s3_endpoint, settings.transfers, region=settings.region)
 
     @cached_property
     def pool(self) -> ThreadPoolExecutor:
@@ -80,10 +97,11 @@ class Storage:
         config = Config(
             max_pool_connections=self._transfers + 2,
             retries={"mode": "standard", "total_max_attempts": 1},  # `_retried` does it, for bodies too
-            connect_timeout=10,
-            read_timeout=60,
+            connect_timeout=CONNECT_SECONDS,
+            read_timeout=READ_SECONDS,
         )
-        return boto3.session.Session().client("s3", endpoint_url=self._endpoint, config=config)
+        session = boto3.session.Session()
+        return session.client("s3", region_name=self._region, endpoint_url=self._endpoint, config=config)
 
     def get_file(self, bucket: str, key: str, path: str, cancellation: Cancellation) -> int:
         """Get an object into a new file and return its size; raises ObjectMissing, ObjectForbidden and the rest."""
@@ -91,6 +109,7 @@ class Storage:
 
     def _get_file(self, bucket: str, key: str, path: str, cancellation: Cancellation) -> int:
         body = self.client.get_object(Bucket=bucket, Key=key)["Body"]
+        cancellation.raise_if_set()  # the answer may have taken long, and nobody waits for the file any more
         size = 0
         with body, open(path, "wb", buffering=0) as file:
             while chunk := body.read(CHUNK_BYTES):
@@ -104,9 +123,9 @@ class Storage:
         data: bytes = self._retried(lambda: self.client.get_object(Bucket=bucket, Key=key)["Body"].read(), cancellation)
         return data
 
-    def put_file(self, file: BinaryIO, bucket: str, key: str, cancellation: Cancellation | None = None) -> int:
+    def put_file(self, file: BinaryIO, bucket: str, key: str) -> int:
         """Put an open regular file and return its size."""
-        return self._retried(lambda: self._put_file(file, bucket, key), cancellation)
+        return self._retried(lambda: self._put_file(file, bucket, key))
 
     def _put_file(self, file: BinaryIO, bucket: str, key: str) -> int:
         size = os.fstat(file.fileno()).st_size
@@ -126,18 +145,24 @@ class Storage:
         self._retried(lambda: self.client.put_object(Bucket=bucket, Key=key, Body=data, Metadata=metadata))
 
     def _retried(self, attempt: Callable[[], T], cancellation: Cancellation | None = None) -> T:
-        """Return what the attempt returns, trying again while S3 or the way to it fails."""
-        pause = FIRST_PAUSE_SECONDS
-        for attempts_left in reversed(range(self._attempts)):
+        """Return what the attempt returns, trying again while S3 or the way to it fails, up to the deadline."""
+        pause, deadline = FIRST_PAUSE_SECONDS, 0.0
+        for attempts_left in reversed(range(MAX_ATTEMPTS)):
+            started = time.monotonic()
             try:
                 return attempt()
+            except LongshoreError:  # the reason to end early
+                raise
             except Exception as error:
+                failed = time.monotonic()
+                if not deadline or failed - started > RETRY_SECONDS:
+                    pause, deadline = FIRST_PAUSE_SECONDS, failed + self._retry_seconds
                 logger.debug("S3: %s", error)
-                if (final := _final_error(error)) or not attempts_left:
+                if (final := _final_error(error)) or failed >= deadline or not attempts_left:
                     logger.error("S3: %s", _without_names(error))
                     raise final or StorageUnavailable from error
-                logger.warning("S3: %s; trying again in %.1f s", _without_names(error), pause)
-            delay = pause * random.uniform(0.8, 1.0)  # noqa: S311 - not a secret
+                delay = min(pause * random.uniform(0.8, 1.0), deadline - failed)  # noqa: S311 - not a secret
+                logger.warning("S3: %s; trying again in %.1f s", _without_names(error), delay)
             cancellation.wait(delay) if cancellation else time.sleep(delay)
             pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
         raise AssertionError("unreachable")
@@ -174,9 +199,11 @@ def _final_error(error: BaseException) -> BaseException | None:
 def _final_answer(status: int, code: str) -> Exception | None:
     if status >= 500 or status == 429 or code in PASSING_CODES:
         return None
-    if code in CREDENTIALS_CODES:
-        return StorageRefused()
-    return ObjectMissing() if status == 404 else ObjectForbidden()
+    if status == 404:
+        return ObjectMissing()
+    if code in NAME_CODES or (status == 403 and code not in CREDENTIALS_CODES):
+        return ObjectForbidden()
+    return StorageRefused()
 
 
 def _without_names(error: BaseException) -> str:

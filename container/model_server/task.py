@@ -6,6 +6,7 @@ difference is on purpose: an unchecked path writes anywhere.
 
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from functools import partial
@@ -26,8 +27,10 @@ ACCESS_POINT = re.compile(
 """botocore's rules for `Bucket` (botocore/handlers.py)."""
 
 MAX_SEGMENT_BYTES = 255  # NAME_MAX
+MAX_PATH_SEGMENTS = 64
 MAX_PATH_BYTES = 3072  # PATH_MAX, less room for the folder that the path is in
 MAX_PK_BYTES = 240  # NAME_MAX, less room for what is appended to it
+SPLITTING = ("Cc", "Zl", "Zp")  # Unicode's control characters and line breaks, which would split a line of the log
 RESULT_NAME = ".sagemaker_shim/inference_result.json"
 MAX_PREFIX_BYTES = 1024 - len(RESULT_NAME)  # S3's longest key, less room for the result's name
 MAX_FAULTS = 100
@@ -41,10 +44,17 @@ def _bucket_name(name: str) -> str:
     return name
 
 
+def _encoded(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:  # JSON can have half of a surrogate pair
+        raise ValueError("must be valid Unicode") from None
+
+
 def _segment_faults(segment: str) -> str | None:
     if segment in ("", ".", "..") or "/" in segment or "\0" in segment:
         return "must be one plain path segment"
-    if len(segment.encode()) > MAX_SEGMENT_BYTES:
+    if len(_encoded(segment)) > MAX_SEGMENT_BYTES:
         return f"must have segments of at most {MAX_SEGMENT_BYTES} bytes"
     return None
 
@@ -52,7 +62,9 @@ def _segment_faults(segment: str) -> str | None:
 def _pk(pk: str) -> str:
     if fault := _segment_faults(pk):
         raise ValueError(fault)
-    if len(pk.encode()) > MAX_PK_BYTES:
+    if any(unicodedata.category(character) in SPLITTING for character in pk):
+        raise ValueError("must not hold control characters")
+    if len(_encoded(pk)) > MAX_PK_BYTES:
         raise ValueError(f"must be at most {MAX_PK_BYTES} bytes")
     return pk
 
@@ -62,6 +74,8 @@ def _relative_path(path: PurePosixPath) -> PurePosixPath:
         raise ValueError("must be relative")
     if not path.parts:
         raise ValueError("must name a file")
+    if len(path.parts) > MAX_PATH_SEGMENTS:
+        raise ValueError(f"must have at most {MAX_PATH_SEGMENTS} segments")
     for segment in path.parts:
         if segment == "..":
             raise ValueError("must not leave its folder")
@@ -76,7 +90,7 @@ def _prefix(prefix: str) -> str:
     if not prefix:
         raise ValueError("Prefix cannot be blank")
     prefix = prefix if prefix.endswith("/") else prefix + "/"
-    if len(prefix.encode()) > MAX_PREFIX_BYTES:
+    if len(_encoded(prefix)) > MAX_PREFIX_BYTES:
         raise ValueError(f"must be at most {MAX_PREFIX_BYTES} bytes, with the slash at its end")
     return prefix
 
@@ -152,7 +166,7 @@ def parse_body(body: bytes, lines: bool) -> tuple[list[Task], bool]:
     if not text.strip():
         raise TaskInvalid([_fault("missing", ("body",), "Field required")])
     if not lines and not _looks_like_lines(text):
-        return [_parse(_decode(text, ("body",)), ("body",))], False
+        return _collect([partial(_parse_line, text, ("body",))]), False
     rows = (row for row in text.split("\n") if row.strip())
     return _collect(partial(_parse_line, row, ("body", index)) for index, row in enumerate(rows)), True
 
@@ -202,7 +216,7 @@ def _parse(value: Any, where: Location) -> Task:
         return Task.model_validate(value)
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False)
-    raise TaskInvalid(_bounded([fault for detail in details for fault in _from_pydantic(detail, where)]))
+    raise TaskInvalid([fault for detail in details for fault in _from_pydantic(detail, where)])
 
 
 def _from_pydantic(detail: ErrorDetails, where: Location) -> list[Fault]:

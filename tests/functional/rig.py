@@ -117,7 +117,7 @@ class Rig:
         command: list[str],
         env: Mapping[str, str] | None = None,
         endpoint: str | None = None,
-        attempts: int = 18,
+        retry_seconds: float = 60.0,
         ready: bool = True,
     ) -> None:
         self.bucket = bucket
@@ -136,7 +136,7 @@ class Rig:
         self._logs = {name: root / f"{name}.log" for name in ("stdout", "stderr")}
         self._ledger = Ledger()
         self._log_to(LogChannels())
-        self.storage = Storage(endpoint or bucket.endpoint, self.settings.transfers, attempts)
+        self.storage = Storage(endpoint or bucket.endpoint, self.settings.transfers, retry_seconds)
         self.scoreboard = Scoreboard(self.settings.slots, self.settings.queue_limit)
         self.scoreboard.ready = ready
         locks = root / "locks"

@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from faulty_s3 import Answer, CutBody, Delay, FaultyS3
-from rig import outputs_of, signed_result
+from faulty_s3 import Answer, CutBody, Delay, FaultyS3, Hold
+from rig import KEY, outputs_of, signed_result
+
+from model_server.lost_tasks import store_lost_results
+from model_server.settings import Settings
 
 if TYPE_CHECKING:
     from conftest import Start
     from tests.conftest import Bucket
 
+ACCEPTED = ("pk", "output_bucket_name", "output_prefix")
 SLOW_DOWN = Answer(503, "SlowDown")
 RESULT_KEY = "/out/task/.sagemaker_shim/inference_result.json"
 
@@ -53,6 +57,38 @@ def test_a_missing_bucket_ends_in_a_result(start: Start, bucket: Bucket) -> None
 def test_an_impossible_bucket_name_ends_in_a_result(start: Start, bucket: Bucket) -> None:
     task = bucket.task(inputs=[bucket.item("file", "in") | {"bucket_name": "-._-"}])
     assert start("echoes_input").run(task)["error"]["code"] in ("input_missing", "input_forbidden")
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(400, "AuthorizationHeaderMalformed"), (400, "IllegalLocationConstraintException"), (301, "PermanentRedirect")],
+)
+def test_a_wrong_region_is_our_fault_not_the_tasks(
+    start: Start, bucket: Bucket, s3: FaultyS3, status: int, code: str
+) -> None:
+    s3.fault("GET", "in", Answer(status, code), times=None)
+    task = bucket.task(inputs=[bucket.item("file", "in")])
+    answer = start("echoes_input", endpoint=s3.endpoint).post(task)
+    assert (answer.status_code, answer.json["error"]["code"]) == (503, "storage_refused")
+
+
+def test_a_transfer_that_hangs_does_not_keep_a_failed_task_and_the_next_task_sees_nothing_of_it(
+    start: Start, bucket: Bucket, s3: FaultyS3
+) -> None:
+    bucket.put("hangs", os.urandom(300_000))
+    bucket.put("in", "data")
+    hold = Hold()
+    s3.fault("GET", "hangs", hold)
+    rig = start("echoes_input", endpoint=s3.endpoint)
+    started = time.monotonic()
+    inputs = [bucket.item("late", "hangs"), bucket.item("missing", "missing")]
+    assert rig.run(bucket.task("first", inputs=inputs))["error"]["code"] == "input_missing"
+    assert time.monotonic() - started < 5, "the other transfer hangs for longer"
+    assert not hold.released.is_set()
+    hold.released.set()
+    assert outputs_of(rig.run(bucket.task("second", inputs=[bucket.item("own", "in")]))) == ["own"]
+    rig.storage.pool.shutdown()
+    rig.check_at_rest()
 
 
 def test_one_bad_input_ends_the_transfers_of_the_others(start: Start, bucket: Bucket, s3: FaultyS3) -> None:
@@ -97,7 +133,7 @@ def test_s3_that_fails_for_inputs_only_ends_in_a_503_and_a_stored_result(
     bucket.put("in", "data")
     s3.fault("GET", None, SLOW_DOWN, times=None)
     task = bucket.task(inputs=[bucket.item("file", "in")])
-    rig = start("echoes_input", endpoint=s3.endpoint, attempts=3)
+    rig = start("echoes_input", endpoint=s3.endpoint, retry_seconds=0.4)
     answer = rig.post(task)
     assert answer.status_code == 503
     assert answer.json["error"]["code"] == "storage_unavailable"
@@ -105,7 +141,9 @@ def test_s3_that_fails_for_inputs_only_ends_in_a_503_and_a_stored_result(
     assert result["return_code"] == 1
     assert result["user_safe_error_message"] == "S3 could not be reached or kept failing"
     assert answer.json["error"] == result["error"]
-    assert [request.method for request in s3.requests] == ["GET"] * 3 + ["PUT"]
+    *gets, put = [request.method for request in s3.requests]
+    assert (set(gets), put) == ({"GET"}, "PUT")
+    assert len(gets) > 1
     rig.check_at_rest()
 
 
@@ -126,7 +164,7 @@ def test_one_output_that_cannot_be_put_ends_in_a_result_without_outputs(
     bucket.put("in", "data")
     s3.fault("PUT", "/out/task/b", fault, times=None)
     task = bucket.task(inputs=[bucket.item(name, "in") for name in "abc"])
-    rig = start("echoes_input", endpoint=s3.endpoint, attempts=2)
+    rig = start("echoes_input", endpoint=s3.endpoint, retry_seconds=0.1)
     answer = rig.post(task)
     expected = "outputs_not_stored" if fault.status == 403 else "storage_unavailable"
     assert (answer.status_code, answer.json["error"]["code"]) == (503, expected)
@@ -139,7 +177,7 @@ def test_one_output_that_cannot_be_put_ends_in_a_result_without_outputs(
 @pytest.mark.parametrize("fault", [Answer(403, "AccessDenied"), SLOW_DOWN], ids=lambda fault: fault.code)
 def test_a_result_that_cannot_be_put_is_a_503(start: Start, bucket: Bucket, s3: FaultyS3, fault: Answer) -> None:
     s3.fault("PUT", RESULT_KEY, fault, times=None)
-    rig = start("does_nothing", endpoint=s3.endpoint, attempts=2)
+    rig = start("does_nothing", endpoint=s3.endpoint, retry_seconds=0.1)
     answer = rig.post(bucket.task())
     assert (answer.status_code, answer.content_type) == (503, "application/json")
     assert answer.json == {
@@ -154,13 +192,39 @@ def test_a_result_that_cannot_be_put_is_a_503(start: Start, bucket: Bucket, s3: 
     assert any(fault.code in line for line in rig.lines("stderr", internal=True))
 
 
+def test_the_summary_line_says_when_the_result_is_not_stored(start: Start, bucket: Bucket) -> None:
+    rig = start("does_nothing")
+    rig.post(bucket.task())
+    rig.post(bucket.task(output_bucket_name="no-such-bucket"))
+    first, second = [line for line in rig.lines("stdout", internal=True) if line.startswith("Task task ended")]
+    assert first.startswith("Task task ended with return code 0: queued ")
+    assert second.startswith("Task task ended with return code 0, its result is not stored: queued ")
+
+
+def test_a_lost_task_whose_result_cannot_be_stored_does_not_cost_those_of_others(
+    bucket: Bucket, caplog: pytest.LogCaptureFixture
+) -> None:
+    tasks = [bucket.task("bad", output_bucket_name="no-such-bucket"), bucket.task("good")]
+    told = {"reason": "worker_lost", "tasks": [{name: task[name] for name in ACCEPTED} for task in tasks]}
+    settings = Settings.from_env({"AWS_S3_ENDPOINT_URL": bucket.endpoint, "MODEL_SERVER_SIGNING_KEY_HEX": KEY.hex()})
+    assert store_lost_results(json.dumps(told), settings) is False
+    assert signed_result(bucket, tasks[1])["error"]["code"] == "worker_lost"
+    sentence = "worker_lost: The server process that ran the task ended unexpectedly"
+    assert [record.getMessage() for record in caplog.records if "ended with" in record.getMessage()] == [
+        f"Task bad ended with return code 1 ({sentence}); The result of the task could not be uploaded",
+        f"Task good ended with return code 1 ({sentence})",
+    ]
+    told["tasks"] = told["tasks"][1:]
+    assert store_lost_results(json.dumps(told), settings) is True
+
+
 def test_an_output_bucket_that_is_not_there_is_a_503(start: Start, bucket: Bucket) -> None:
     answer = start("does_nothing").post(bucket.task(output_bucket_name="no-such-bucket"))
     assert (answer.status_code, answer.json["error"]["code"]) == (503, "result_not_stored")
 
 
 def test_without_an_s3_at_all_a_request_is_answered(start: Start, bucket: Bucket) -> None:
-    answer = start("does_nothing", endpoint="http://127.0.0.1:9", attempts=2).post(bucket.task())
+    answer = start("does_nothing", endpoint="http://127.0.0.1:9", retry_seconds=0.1).post(bucket.task())
     assert (answer.status_code, answer.json["error"]["code"]) == (503, "result_not_stored")
 
 
@@ -229,7 +293,7 @@ def test_the_next_task_runs_well_after_every_kind_of_failure(start: Start, bucke
     bucket.put("code", "0")
     bucket.put("bad", "7")
     good = [bucket.item("code", "code")]
-    rig = start("exits_as_told", endpoint=s3.endpoint, attempts=2)
+    rig = start("exits_as_told", endpoint=s3.endpoint, retry_seconds=0.1)
     s3.fault("GET", "unavailable", SLOW_DOWN, times=None)
     failing = [
         bucket.task("missing", inputs=[*good, bucket.item("x", "missing")]),

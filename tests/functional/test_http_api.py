@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from faulty_s3 import Answer, FaultyS3
 from rig import Rig, signed_result, wait_until
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def test_execution_parameters_follow_the_settings(start: Start) -> None:
         ("OPTIONS", "/invocations", 405, {"POST"}),
         ("DELETE", "/ping", 405, {"GET", "HEAD", "POST"}),
         ("OPTIONS", "/ping", 405, {"GET", "HEAD", "POST"}),
-        ("POST", "/execution-parameters", 405, {"GET", "HEAD"}),
+        ("POST", "/execution-parameters", 405, {"GET"}),
     ],
 )
 def test_what_is_not_served_is_said_in_json(
@@ -98,6 +99,11 @@ def test_what_is_not_served_is_said_in_json(
     assert answer.json["error"]["code"] == {404: "not_found", 405: "method_not_allowed"}[status]
     assert answer.json["error"]["hint"]
     assert set(answer.headers.get("Allow", "").split(", ")) == (allow or {""})
+
+
+def test_execution_parameters_answer_get_only(start: Start) -> None:
+    answer = start("does_nothing").app.test_client().head("/execution-parameters")
+    assert (answer.status_code, answer.headers["Allow"]) == (405, "GET")
 
 
 # -- what is refused
@@ -117,7 +123,7 @@ def test_json_by_any_name_and_no_content_type_are_taken(start: Start, bucket: Bu
 
 def test_a_body_beyond_the_limit_is_413(start: Start, bucket: Bucket) -> None:
     rig = start("does_nothing")
-    for size, status in ((110_000_000, 422), (110_000_001, 413)):
+    for size, status in ((110 * 1024 * 1024, 422), (110 * 1024 * 1024 + 1, 413)):
         answer = rig.app.test_client().post(
             "/invocations",
             input_stream=io.BytesIO(b"{"),  # the length decides, before anything is read
@@ -253,6 +259,40 @@ def test_several_tasks_run_in_order_and_answer_one_line_each(start: Start, bucke
     results = [json.loads(line) for line in answer.data.splitlines()]
     assert results == [signed_result(bucket, task) for task in tasks]
     assert [result["return_code"] for result in results] == [0, 3, 0], "one that fails does not stop the others"
+
+
+def test_a_line_that_we_failed_leaves_the_other_lines(start: Start, bucket: Bucket, s3: FaultyS3) -> None:
+    s3.fault("GET", "unavailable", Answer(503, "SlowDown"), times=None)
+    s3.fault("PUT", "/out/unstored/.sagemaker_shim/inference_result.json", Answer(403, "AccessDenied"), times=None)
+    tasks = [
+        bucket.task("good"),
+        bucket.task("unstored"),
+        bucket.task("unavailable", inputs=[bucket.item("x", "unavailable")]),
+    ]
+    answer = start("does_nothing", endpoint=s3.endpoint, retry_seconds=1).post(lines(*tasks))
+    assert answer.status_code == 200
+    results = [json.loads(line) for line in answer.data.splitlines()]
+    assert [(result["pk"], result["return_code"]) for result in results] == [
+        ("good", 0),
+        ("unstored", 1),
+        ("unavailable", 1),
+    ]
+    assert [result["error"] and result["error"]["code"] for result in results] == [
+        None,
+        "result_not_stored",
+        "storage_unavailable",
+    ]
+    assert results[1]["user_safe_error_message"] == "The result of the task could not be uploaded"
+
+
+def test_lines_that_we_failed_without_exception_are_answered_with_the_first_error(
+    start: Start, bucket: Bucket, s3: FaultyS3
+) -> None:
+    s3.fault("PUT", "/out/one/.sagemaker_shim/inference_result.json", Answer(403, "AccessDenied"), times=None)
+    s3.fault("GET", "unavailable", Answer(503, "SlowDown"), times=None)
+    tasks = [bucket.task("one"), bucket.task("two", inputs=[bucket.item("x", "unavailable")])]
+    answer = start("does_nothing", endpoint=s3.endpoint, retry_seconds=1).post(lines(*tasks))
+    assert (answer.status_code, answer.json["error"]["code"]) == (503, "result_not_stored")
 
 
 def test_one_task_as_a_line_is_answered_with_a_line(start: Start, bucket: Bucket) -> None:

@@ -202,10 +202,23 @@ def test_what_cannot_be_uploaded_is_named_and_the_good_files_are_uploaded(start:
         "itself": "it is a link that leads to itself",
         "fifo": "it is no regular file",
         "socket": "it is no regular file",
-        "latin1-?.txt": "its name is not UTF-8",
+        "latin1-\\udce9.txt": "its name is not UTF-8",
     }
     result_key = "/out/task/.sagemaker_shim/inference_result.json"
     assert bucket.keys() == sorted([*(f"/out/task/{path}" for path in good), result_key])
+
+
+def test_every_output_whose_name_is_not_utf_8_is_named(start: Start, bucket: Bucket) -> None:
+    names = [b"\xe9", b"\xe8", b"\xe7"]
+    rig = start("does_nothing")
+    program = rig.output.parent / "writes-names"
+    program.write_text(
+        f"#!/usr/bin/env python3\nfor name in {names}: open({os.fsencode(rig.output)} + b'/' + name, 'w')\n"
+    )
+    program.chmod(0o755)
+    rig.predictor.server.command[:] = [str(program)]
+    refused = rig.run(bucket.task())["refused_outputs"]
+    assert [entry["relative_path"] for entry in refused] == ["\\udce7", "\\udce8", "\\udce9"]
 
 
 def test_an_algorithm_cannot_write_the_result_itself(start: Start, bucket: Bucket) -> None:
@@ -277,6 +290,20 @@ def test_an_input_never_replaces_what_was_there_before_us(start: Start, bucket: 
     assert answer.json["error"]["code"] == "input_path_taken"
     assert answer.json["error"]["hint"].startswith("See inputs[0] of the task.")
     assert (tmp_path / "input/file").read_text() == "mounted"
+
+
+@pytest.mark.parametrize("path", ["link/file", "link/deep/file"])
+@pytest.mark.parametrize("decompress", [False, True])
+def test_an_input_never_leaves_the_folder_through_a_link_that_was_there_before_us(
+    start: Start, bucket: Bucket, tmp_path: Path, path: str, decompress: bool
+) -> None:
+    (tmp_path / "input").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "input/link").symlink_to(tmp_path / "elsewhere")
+    bucket.put("in", "data")
+    answer = start("does_nothing").post(bucket.task(inputs=[bucket.item(path, "in", decompress=decompress)]))
+    assert answer.json["error"]["code"] == "input_path_taken"
+    assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 def test_one_task_sees_nothing_of_the_one_before(start: Start, bucket: Bucket) -> None:

@@ -10,7 +10,7 @@ from server import Server, eventually, is_signed, serving
 if TYPE_CHECKING:
     from conftest import Bucket
 
-WORKER_LOST = r"was sent SIGKILL|[Uu]nfinished tasks|exited|Worker .* ended"
+WORKER_LOST = r"was sent SIGKILL|[Uu]nfinished tasks|exited|Worker .* ended|^report: Task "
 STOPPED = r"^(Stopping|Stopped): "
 
 
@@ -77,6 +77,18 @@ def test_the_result_of_a_lost_task_is_signed(s3_endpoint: str, bucket: "Bucket")
         eventually(lambda: "inference_result" in "".join(bucket.keys()), "a result")
         assert bucket.result("/out/lost")["error"]["code"] == "worker_lost"
         assert is_signed(bucket, "lost")
+
+
+def test_a_lost_task_has_its_line_in_the_log(s3_endpoint: str, bucket: "Bucket") -> None:
+    with serving(s3_endpoint, warnings=f"{WORKER_LOST}|^nginx: .*prematurely closed") as server:
+        posted = server.post_blocking(bucket, "lost")
+        os.kill(server.running_worker().pid, signal.SIGKILL)
+        assert posted.answer().status == 502
+        line = (
+            "report: Task lost ended with return code 1 "
+            "(worker_lost: The server process that ran the task ended unexpectedly)"
+        )
+        eventually(lambda: server.own_lines("stderr").count(line) == 1, "the task's line")
 
 
 def test_workers_that_are_killed_free_the_places_of_their_waiting_requests(s3_endpoint: str, bucket: "Bucket") -> None:

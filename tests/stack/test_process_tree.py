@@ -16,7 +16,7 @@ SLOW_WSGI = """
 import os, time
 from predictor import create_app
 
-def application(predictor):
+def create_application(predictor):
     while not os.path.exists(os.environ["BOARD"] + "/go"):
         time.sleep(0.02)
     return create_app(predictor)

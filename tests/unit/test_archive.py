@@ -6,14 +6,16 @@ import random
 import struct
 import zipfile
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from model_server.archive import unpack
-from model_server.errors import ZipBroken, ZipEncrypted, ZipMethodUnsupported, ZipPathsInvalid, ZipTooLarge
+from model_server.archive import COPY_BYTES, unpack
+from model_server.cancellation import Cancellation
+from model_server.errors import ClientLeft, ZipBroken, ZipEncrypted, ZipMethodUnsupported, ZipPathsInvalid, ZipTooLarge
 from model_server.stage_in import _publish
 
 
@@ -35,7 +37,10 @@ def unpacked(data: bytes, tmp_path: Path) -> list[str]:
     folder = tmp_path / f"{number}" / "target"
     folder.mkdir(parents=True)
     (folder.parent / "a.zip").write_bytes(data)
-    unpack(folder.parent / "a.zip", "inputs[0]", folder, _publish, folder.parent / "scratch")
+    publish = partial(_publish, folder)
+    unpack(
+        folder.parent / "a.zip", "inputs[0]", folder, publish, folder.parent / "scratch", Cancellation().raise_if_set
+    )
     assert not [path for path in folder.rglob("*") if path.is_symlink()]
     assert {path.name for path in folder.parent.iterdir()} == {"a.zip", "target"}
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
@@ -172,5 +177,25 @@ def test_modes_and_links_of_the_archive_are_not_restored(tmp_path: Path, mode: i
 
 def test_the_bytes_of_a_zip_are_counted(tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(zipped("a", "b", content=b"12345"))
-    (tmp_path / "to").mkdir()
-    assert unpack(tmp_path / "a.zip", "inputs[0]", tmp_path / "to", _publish, tmp_path / "scratch") == 10
+    to = tmp_path / "to"
+    to.mkdir()
+    check = Cancellation().raise_if_set
+    assert unpack(tmp_path / "a.zip", "inputs[0]", to, partial(_publish, to), tmp_path / "scratch", check) == 10
+
+
+def test_a_large_zip_can_be_cancelled_while_it_is_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "a.zip").write_bytes(zipped("a", content=b"0" * (20 * COPY_BYTES)))
+    to, scratch = tmp_path / "to", tmp_path / "scratch"
+    to.mkdir()
+    cancellation = Cancellation()
+
+    def check() -> None:
+        if scratch.exists() and scratch.stat().st_size > COPY_BYTES:
+            cancellation.cancel(ClientLeft())
+        cancellation.raise_if_set()
+
+    with pytest.raises(ClientLeft):
+        unpack(tmp_path / "a.zip", "inputs[0]", to, partial(_publish, to), scratch, check)
+    assert scratch.stat().st_size < 5 * COPY_BYTES
+    assert list(to.iterdir()) == []
+    cancellation.close()

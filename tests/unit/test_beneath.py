@@ -9,6 +9,8 @@ import pytest
 
 from model_server.beneath import Refused, open_file, open_folder
 
+from .waiting import open_descriptors
+
 
 class Output:
     """A folder with a file in it and one beside it."""
@@ -32,9 +34,9 @@ class Output:
 @pytest.fixture
 def output(tmp_path: Path) -> Iterator[Output]:
     made = Output(tmp_path)
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     yield made
-    assert len(os.listdir("/proc/self/fd")) == before  # no descriptor is left behind
+    assert open_descriptors() == before  # no descriptor is left behind
     os.close(made.root)
 
 

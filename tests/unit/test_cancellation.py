@@ -1,6 +1,5 @@
 """The word that a task should end."""
 
-import os
 import select
 import threading
 import time
@@ -10,7 +9,7 @@ import pytest
 from model_server.cancellation import Cancellation
 from model_server.errors import ClientLeft, Interrupted
 
-from .waiting import DEADLINE_SECONDS
+from .waiting import DEADLINE_SECONDS, open_descriptors
 
 
 def readable(cancellation: Cancellation) -> bool:
@@ -66,7 +65,7 @@ def test_a_child_is_set_with_its_parent_and_not_the_other_way_round() -> None:
 
 
 def test_its_descriptor_goes_with_it() -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     for _ in range(50):
         Cancellation().cancel(ClientLeft())
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before

@@ -9,6 +9,7 @@ import pytest
 
 from model_server import errors
 from model_server.errors import LongshoreError
+from model_server.settings import BODY_LIMIT_MB, Settings
 
 from .readme_tables import leaves
 
@@ -124,6 +125,11 @@ def test_any_other_error_tells_the_user_its_sentence(cls: type[LongshoreError]) 
 def test_the_time_limit_names_both_knobs() -> None:
     assert "`timeout`" in errors.TimeLimitExceeded(60).hint
     assert "MODEL_SERVER_TIMEOUT" in errors.TimeLimitExceeded(60).hint
+
+
+def test_the_largest_body_is_named_as_it_is() -> None:
+    assert f"{BODY_LIMIT_MB} MiB" in errors.BodyTooLarge.hint
+    assert f"{BODY_LIMIT_MB} MiB" in str(Settings.model_fields["max_payload_mb"].description)
 
 
 def test_a_start_that_fails_has_an_exit_code() -> None:

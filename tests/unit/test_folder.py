@@ -13,6 +13,8 @@ import pytest
 from model_server.errors import FoldersNotReset, StartFailed
 from model_server.folder import TaskFolder, claim
 
+from .waiting import open_descriptors
+
 NOBODY = 65534
 
 
@@ -38,10 +40,6 @@ def ordinary_user() -> Iterator[Path]:
         os.setresuid(0, 0, 0)
         os.setresgid(0, 0, 0)
         shutil.rmtree(own)
-
-
-def open_descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
 
 
 def test_a_missing_folder_is_made_with_its_mode(tmp_path: Path) -> None:

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from model_server.errors import StartFailed
+from model_server.errors import (
+    BodyTooLarge,
+    InternalError,
+    LongshoreError,
+    MethodNotAllowed,
+    RouteMissing,
+    StartFailed,
+    WorkerLost,
+)
 from model_server.nginx import ERRORS, PRIVATE_CODES, _render
 from model_server.run_folder import RunFolder
 from model_server.settings import Settings
@@ -30,9 +38,18 @@ def test_every_error_has_its_page(code: int) -> None:
     status = PRIVATE_CODES.get(code, code)
     (page,) = re.findall(rf"error_page {code} (\S+);", rendered())
     (answer,) = re.findall(rf"location = {page} {{ internal; return {status} '(.*)'; }}", rendered())
-    assert json.loads(answer)["error"]["code"] == ERRORS[status][0]
-    assert json.loads(answer)["detail"] == ERRORS[status][1]
-    assert "$" not in answer
+    assert json.loads(answer) == {"detail": ERRORS[status]["message"], "error": ERRORS[status]}
+    assert not re.search(r"[$']|\\[^u]", answer)
+
+
+@pytest.mark.parametrize("error", [BodyTooLarge, InternalError, MethodNotAllowed, RouteMissing])
+def test_an_error_that_is_ours_too_reads_the_same_from_nginx(error: type[LongshoreError]) -> None:
+    assert ERRORS[error.http_status] == error().as_json()
+    assert error.hint
+
+
+def test_a_worker_that_is_lost_reads_as_in_its_tasks_result() -> None:
+    assert ERRORS[502] == WorkerLost().as_json()
 
 
 @pytest.mark.parametrize("code", [400, 404, 405, 408, 413, 414, 431, 500, 502, 503, 504])

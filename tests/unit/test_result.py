@@ -11,7 +11,7 @@ from pydantic import SecretBytes
 
 from model_server import errors
 from model_server.process import Exit
-from model_server.result import MAX_HTTP_BYTES, Record, Result, signature
+from model_server.result import MAX_HTTP_BYTES, Record, Result, http_documents, signature
 from model_server.stage_in import StagedIn
 from model_server.stage_out import StagedOut
 from model_server.task import Task
@@ -59,7 +59,7 @@ def test_the_keys_are_the_drop_ins_in_its_order_and_then_ours(record: Record) ->
 
 
 def test_a_task_that_went_well_tells_all_of_it() -> None:
-    staged_out = StagedOut(["a/b.json", "c d.txt"], {"x": "it is a link that leaves the output folder"}, 7, 0.25)
+    staged_out = StagedOut(["a/b.json", "c d.txt"], [("x", "it is a link that leaves the output folder")], 7, 0.25)
     record = Record(TASK, 0.5, StagedIn(11, 1.5, 0.125), ended(2.0, stderr=["note\n"]), staged_out)
     told = document(record)
     assert told["return_code"] == 0
@@ -160,3 +160,29 @@ def test_the_last_lines_of_stderr_do_not_make_an_answer_too_large(limit: int, ch
     kept = json.loads(answer)["user_process_last_stderr_lines"]
     assert kept == lines[100 - len(kept) :]
     assert kept
+
+
+def test_documents_that_fit_together_are_all_whole() -> None:
+    results = [large(files=files) for files in (40_000, 1, 0)]
+    assert len(results[0].document()) > MAX_HTTP_BYTES / 2
+    assert http_documents(results) == [result.document() for result in results]
+
+
+def test_the_largest_documents_are_shortened_until_all_fit() -> None:
+    results = [large(files=files) for files in (3, 60_000, 5_000, 70_000)]
+    documents = http_documents(results)
+    assert sum(map(len, documents)) <= MAX_HTTP_BYTES
+    assert [document == result.document() for document, result in zip(documents, results, strict=True)] == [
+        True,
+        False,
+        True,
+        False,
+    ]
+
+
+def test_a_result_can_be_told_as_failed() -> None:
+    error = errors.ResultNotStored()
+    told = json.loads(large(files=1).failed_by(error).document())
+    assert (told["return_code"], told["user_safe_error_message"]) == (1, error.message)
+    assert told["error"] == error.as_json()
+    assert list(told) == DROP_IN_KEYS + OUR_KEYS

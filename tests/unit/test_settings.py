@@ -3,7 +3,7 @@
 import base64
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
@@ -51,6 +51,7 @@ GOOD: dict[str, tuple[str, Any]] = {
     "run_path": ("/run/x", Path("/run/x")),
     "log_level": ("debug", "DEBUG"),
     "s3_endpoint": ("http://127.0.0.1:9000", "http://127.0.0.1:9000"),
+    "region": ("eu-west-1", "eu-west-1"),
 }
 BAD: dict[str, list[str]] = {
     "drop_in_entrypoint": ["?", "W10=W", "bm9uZQ==", "WzFd", "eyJhIjogMX0=", "é", "ZmFsc2U="],
@@ -71,6 +72,7 @@ BAD: dict[str, list[str]] = {
     "transfers": ["0", "257"],
     "log_level": ["LOUD", "10"],
     "s3_endpoint": ["localhost:9000", "ftp://x", "http://a b"],
+    "region": ["-", "eu west", "eu-west-1/", "x" * 64],
 }
 
 
@@ -178,6 +180,31 @@ def test_a_secret_is_never_repeated(name: str) -> None:
         assert repr(bytes.fromhex(SECRET)) not in shown
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ALGORITHM_CMD", '["--token", "s3cret", 1]'),
+        ("ALGORITHM_ENTRYPOINT", '["--token=s3cret"'),
+        ("AWS_ENDPOINT_URL", "user:s3cret@host"),
+        ("AWS_ENDPOINT_URL_S3", "https://user:s3cret@host/a b"),
+        (DROP_IN_PREFIX + "CMD_B64J", base64.b64encode(b'["s3cret", 1]').decode()),
+    ],
+)
+def test_a_command_or_an_address_is_never_repeated(name: str, value: str) -> None:
+    (line,) = lines_of({name: value})
+    assert "s3cret" not in line
+    assert value not in line
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("MODEL_SERVER_WORKERS", "many"), ("SAGEMAKER_BIND_TO_PORT", "65536"), ("LOG_LEVEL", "LOUD")],
+)
+def test_a_number_or_a_choice_is_repeated(name: str, value: str) -> None:
+    (line,) = lines_of({name: value})
+    assert line.endswith((f", not '{value}'", f", not {value}"))
+
+
 def test_the_settings_are_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Settings.from_env({}).port = 1  # type: ignore[misc]
@@ -188,7 +215,7 @@ def test_a_yes_may_be_spelt_as_people_spell_it(spelling: str) -> None:
     assert Settings.from_env({"ALGORITHM_AWS_CREDENTIALS": spelling}).pass_aws_credentials is True
 
 
-@pytest.mark.parametrize(("queue", "transforms", "limit"), [("4", "9", 9), ("9", "4", 9), ("0", "", 1), ("", "", 16)])
+@pytest.mark.parametrize(("queue", "transforms", "limit"), [("4", "9", 9), ("9", "4", 9), ("0", "", 0), ("", "", 16)])
 def test_the_queue_holds_all_that_batch_transform_opens_at_once(queue: str, transforms: str, limit: int) -> None:
     environ = {"MODEL_SERVER_QUEUE": queue, "SAGEMAKER_MAX_CONCURRENT_TRANSFORMS": transforms}
     assert Settings.from_env(environ).queue_limit == limit
@@ -197,15 +224,13 @@ def test_the_queue_holds_all_that_batch_transform_opens_at_once(queue: str, tran
 @pytest.mark.parametrize(("payload", "fits"), [(0, True), (25, True), (26, False), (100, False)])
 def test_payloads_of_all_tasks_at_a_time_stay_within_sagemakers_bound(payload: int, fits: bool) -> None:
     class FourSlots(Settings):
-        @property
-        def slots(self) -> int:
-            return 4
+        slots: ClassVar[int] = 4
 
     environ = {"MODEL_SERVER_MAX_PAYLOAD_MB": str(payload)}
     if fits:
         assert FourSlots.from_env(environ).max_payload_mb == payload
     else:
-        with pytest.raises(SettingsInvalid, match=r"^MODEL_SERVER_MAX_PAYLOAD_MB .*at most 100$"):
+        with pytest.raises(SettingsInvalid, match=r"^MODEL_SERVER_MAX_PAYLOAD_MB: .*at most 100: SageMaker's rule$"):
             FourSlots.from_env(environ)
 
 

@@ -9,6 +9,8 @@ import pytest
 from model_server.scoreboard import Scoreboard
 from model_server.slot import Slots
 
+from .waiting import open_descriptors
+
 NO_SUCH_GROUP = 2**31 - 1
 
 
@@ -64,10 +66,10 @@ def test_a_slot_whose_holder_died_is_not_given_out_before_its_entry_is_cleared(
 def test_looking_for_a_slot_leaves_no_descriptor_behind(slots: Slots, board: Scoreboard) -> None:
     slots.try_take()
     board.slots[1].worker = 999
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     for _ in range(20):
         assert slots.try_take() is None
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
 
 
 def test_a_lock_is_not_passed_to_a_program_and_not_for_others_to_open(slots: Slots, tmp_path: Path) -> None:

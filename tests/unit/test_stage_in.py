@@ -2,13 +2,27 @@
 
 import errno
 import os
+import threading
+import traceback
 from pathlib import Path
 
 import pytest
 
-from model_server.errors import InputForbidden, InputMissing, InputPathTaken, InputPathUnusable, LongshoreError
-from model_server.stage_in import _naming, _publish
-from model_server.storage import ObjectForbidden, ObjectMissing
+from model_server.cancellation import Cancellation
+from model_server.errors import (
+    ClientLeft,
+    InputForbidden,
+    InputMissing,
+    InputPathForbidden,
+    InputPathTaken,
+    InputPathUnusable,
+    LongshoreError,
+)
+from model_server.stage_in import StagedIn, _naming, _publish, stage_in
+from model_server.storage import ObjectForbidden, ObjectMissing, Storage
+from model_server.task import Task
+
+from .waiting import DEADLINE_SECONDS
 
 
 @pytest.fixture
@@ -19,7 +33,7 @@ def whole(tmp_path: Path) -> Path:
 
 
 def test_a_whole_file_appears_with_the_folders_above_it(whole: Path, tmp_path: Path) -> None:
-    _publish(whole, tmp_path / "a" / "b" / "c")
+    _publish(tmp_path, whole, tmp_path / "a" / "b" / "c")
     assert (tmp_path / "a" / "b" / "c").read_text() == "whole"
     assert not whole.exists()
 
@@ -35,7 +49,7 @@ def test_nothing_is_replaced(whole: Path, tmp_path: Path, kind: str) -> None:
     }[kind]()
     before = place.lstat().st_ino
     with pytest.raises(FileExistsError):
-        _publish(whole, place)
+        _publish(tmp_path, whole, place)
     assert place.lstat().st_ino == before
     assert whole.read_text() == "whole"
 
@@ -43,7 +57,57 @@ def test_nothing_is_replaced(whole: Path, tmp_path: Path, kind: str) -> None:
 def test_a_file_is_no_folder_for_another(whole: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises((NotADirectoryError, FileExistsError)):
-        _publish(whole, tmp_path / "file" / "inner")
+        _publish(tmp_path, whole, tmp_path / "file" / "inner")
+
+
+@pytest.mark.parametrize("inner", ["link/file", "link/deep/file", "link/../../file"])
+def test_no_link_leads_a_file_out_of_its_folder(whole: Path, tmp_path: Path, inner: str) -> None:
+    folder, elsewhere = tmp_path / "folder", tmp_path / "elsewhere"
+    folder.mkdir()
+    elsewhere.mkdir()
+    (folder / "link").symlink_to(elsewhere)
+    with pytest.raises(NotADirectoryError):
+        _publish(folder, whole, folder / inner)
+    assert list(elsewhere.iterdir()) == []
+    assert whole.read_text() == "whole"
+
+
+def test_a_folder_that_is_itself_a_link_takes_files(whole: Path, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    _publish(tmp_path / "link", whole, tmp_path / "link" / "a" / "b")
+    assert (tmp_path / "real" / "a" / "b").read_text() == "whole"
+
+
+class HangingStorage(Storage):
+    """Gets nothing before it is told to, as an S3 that hangs in the middle of a body."""
+
+    def __init__(self) -> None:
+        super().__init__(None, 2)
+        self.reached, self.released = threading.Event(), threading.Event()
+
+    def get_file(self, bucket: str, key: str, path: str, cancellation: Cancellation) -> int:
+        self.reached.set()
+        self.released.wait(DEADLINE_SECONDS)
+        Path(path).parent.mkdir(exist_ok=True)  # no storage does this: all but the publishing is to succeed
+        Path(path).write_text("late")
+        return 4
+
+
+def test_a_cancelled_task_does_not_wait_for_a_download_that_hangs_which_then_publishes_nothing(tmp_path: Path) -> None:
+    item = {"relative_path": "late", "bucket_name": "bucket", "bucket_key": "key"}
+    task = Task.model_validate({"pk": "1", "inputs": [item], "output_bucket_name": "bucket", "output_prefix": "/io/1"})
+    storage, cancellation = HangingStorage(), Cancellation()
+    leaving = threading.Thread(target=lambda: storage.reached.wait() and cancellation.cancel(ClientLeft()))
+    leaving.start()
+    with pytest.raises(ClientLeft):
+        stage_in(task, tmp_path, storage, cancellation, StagedIn())
+    assert not storage.released.is_set()
+    leaving.join()
+    cancellation.close()
+    storage.released.set()
+    storage.pool.shutdown()
+    assert not (tmp_path / "late").exists()
 
 
 @pytest.mark.parametrize(
@@ -56,6 +120,9 @@ def test_a_file_is_no_folder_for_another(whole: Path, tmp_path: Path) -> None:
         (NotADirectoryError(), InputPathTaken),
         (OSError(errno.ENAMETOOLONG, "x"), InputPathUnusable),
         (OSError(errno.EILSEQ, "x"), InputPathUnusable),
+        (OSError(errno.EACCES, "x"), InputPathForbidden),
+        (OSError(errno.EPERM, "x"), InputPathForbidden),
+        (OSError(errno.EROFS, "x"), InputPathForbidden),
     ],
 )
 def test_a_fault_names_its_input(raised: Exception, named: type[LongshoreError]) -> None:
@@ -64,8 +131,18 @@ def test_a_fault_names_its_input(raised: Exception, named: type[LongshoreError])
     assert "inputs[3]" in caught.value.hint
 
 
-@pytest.mark.parametrize("raised", [OSError(errno.ENOSPC, "x"), OSError(errno.EIO, "x"), KeyError("x")])
-def test_any_other_fault_is_left_as_it_is(raised: Exception) -> None:
-    with pytest.raises(type(raised)) as caught, _naming(3):
+def test_any_other_fault_is_left_as_it_is() -> None:
+    raised = KeyError("x")
+    with pytest.raises(KeyError) as caught, _naming(3):
         raise raised
     assert caught.value is raised
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EMFILE])
+def test_a_fault_of_the_machine_names_no_file(number: int) -> None:
+    named = OSError(number, os.strerror(number), "/input/patient")
+    named.__context__ = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "/input/patient")
+    with pytest.raises(OSError, match=os.strerror(number)) as caught, _naming(3):
+        raise named
+    assert caught.value.errno == number
+    assert "patient" not in "".join(traceback.format_exception(caught.value))

@@ -1,5 +1,6 @@
 """What S3's answers mean: try again, give up, or the task's own fault. Without a network."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from botocore.exceptions import (
 from model_server import storage
 from model_server.cancellation import Cancellation
 from model_server.errors import ClientLeft, StorageRefused, StorageUnavailable
+from model_server.settings import Settings
 from model_server.storage import ObjectForbidden, ObjectMissing, Storage
 
 from .waiting import DEADLINE_SECONDS
@@ -71,6 +73,12 @@ FINAL = [
     (answer(403, "InvalidAccessKeyId"), StorageRefused),
     (answer(403, "SignatureDoesNotMatch"), StorageRefused),
     (answer(400, "InvalidToken"), StorageRefused),
+    (answer(400, "AuthorizationHeaderMalformed"), StorageRefused),
+    (answer(400, "IllegalLocationConstraintException"), StorageRefused),
+    (answer(301, "PermanentRedirect"), StorageRefused),
+    (answer(307, "TemporaryRedirect"), StorageRefused),
+    (answer(400, "InvalidRequest"), StorageRefused),
+    (answer(400, "InvalidBucketName"), ObjectForbidden),
     (NoCredentialsError(), StorageRefused),
     (PartialCredentialsError(provider="env", cred_var="x"), StorageRefused),
     (ParamValidationError(report=KEY), ObjectForbidden),
@@ -95,9 +103,24 @@ class Attempts:
         return "done"
 
 
+class Clock:
+    """Stands in for the module `time`: a pause takes no time but on this clock."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
 @pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "FIRST_PAUSE_SECONDS", 0.0)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(storage, "time", clock)
+    return clock
 
 
 @pytest.mark.parametrize("error", PASSING, ids=name_of)
@@ -111,10 +134,10 @@ def test_a_fault_that_may_pass_is_tried_again(error: Exception, uploading: bool)
 
 @pytest.mark.parametrize("error", PASSING, ids=name_of)
 def test_a_fault_that_does_not_pass_is_given_up_at_last(error: Exception) -> None:
-    attempts = Attempts(*[error] * 10)
+    attempts = Attempts(*[error] * 100)
     with pytest.raises(StorageUnavailable):
-        Storage(None, 1, attempts=3)._retried(attempts)
-    assert attempts.count == 3
+        Storage(None, 1)._retried(attempts)
+    assert 15 <= attempts.count <= 25
 
 
 @pytest.mark.parametrize(("error", "meaning"), FINAL, ids=name_of)
@@ -152,15 +175,63 @@ def test_no_key_reaches_the_log(error: Exception, caplog: pytest.LogCaptureFixtu
     storage.logger.setLevel("INFO")
     for raised in (error, failed_upload(error)):
         with pytest.raises(Exception):  # noqa: B017, PT011 - each its own
-            Storage(None, 1, attempts=2)._retried(Attempts(*[raised] * 2))
+            Storage(None, 1)._retried(Attempts(*[raised] * 100))
     storage.logger.setLevel("NOTSET")
     assert caplog.records
     assert KEY not in caplog.text
 
 
-def test_s3_may_fail_for_about_a_minute() -> None:
-    pauses = [min(0.2 * 2**n, storage.LONGEST_PAUSE_SECONDS) for n in range(storage.ATTEMPTS - 1)]
-    assert 45 < sum(pauses) < 90
+def seconds_until_given_up(clock: Clock, seconds_each: float, retry_seconds: float = storage.RETRY_SECONDS) -> float:
+    """Return how long a request is tried whose every attempt fails after so many seconds."""
+
+    def attempt() -> None:
+        clock.sleep(seconds_each)
+        raise answer(503, "SlowDown")
+
+    started = clock.now
+    with pytest.raises(StorageUnavailable):
+        Storage(None, 1, retry_seconds)._retried(attempt)
+    return clock.now - started
+
+
+@pytest.mark.parametrize("seconds_each", [0.0, 0.01, 1.0, storage.READ_SECONDS])
+def test_s3_may_fail_for_a_minute_however_long_its_answers_take(clock: Clock, seconds_each: float) -> None:
+    spent = seconds_until_given_up(clock, seconds_each)
+    assert storage.RETRY_SECONDS - 0.01 <= spent <= storage.RETRY_SECONDS + 2 * seconds_each + 0.01
+
+
+@pytest.mark.parametrize("retry_seconds", [0.0, 0.1, 7.0])
+def test_the_deadline_can_be_set(clock: Clock, retry_seconds: float) -> None:
+    assert seconds_until_given_up(clock, 0.0, retry_seconds) == pytest.approx(retry_seconds)
+
+
+def test_an_attempt_that_got_far_starts_the_count_anew_but_not_for_ever(clock: Clock) -> None:
+    long = storage.RETRY_SECONDS + 1
+    assert seconds_until_given_up(clock, long) >= storage.MAX_ATTEMPTS * long
+
+
+def test_the_region_is_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+        made = Storage.from_settings(Settings.from_env({name: "eu-north-1", "MODEL_SERVER_TRANSFERS": "3"}))
+        assert made.client.meta.region_name == "eu-north-1"
+        made.client.close()
+
+
+def test_a_cancelled_download_opens_no_file_for_an_answer_that_came_late(tmp_path: Path) -> None:
+    cancellation = Cancellation()
+
+    class LateClient:
+        def get_object(self, **_: str) -> dict[str, Any]:
+            cancellation.cancel(ClientLeft())
+            return {"Body": None}
+
+    made = Storage(None, 1)
+    made.__dict__["_client"] = LateClient()
+    with pytest.raises(ClientLeft):
+        made.get_file("bucket", KEY, str(tmp_path / "file"), cancellation)
+    cancellation.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_is_made_before_it_is_used() -> None:

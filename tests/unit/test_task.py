@@ -99,7 +99,7 @@ def test_a_pk_that_is_no_safe_path_segment_is_refused(pk: str) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["a", "a/b/c.txt", "a b/ü.txt", "./a", "a//b", "a/", ".a", "..a", "a..", "x" * 255, "a/" * 1000 + "b", "-x", "~"],
+    ["a", "a/b/c.txt", "a b/ü.txt", "./a", "a//b", "a/", ".a", "..a", "a..", "x" * 255, "a/" * 63 + "b", "-x", "~"],
 )
 def test_a_relative_path_is_any_path_that_stays_in_its_folder(path: str) -> None:
     assert not parse(item(relative_path=path)).inputs[0].relative_path.is_absolute()
@@ -107,10 +107,28 @@ def test_a_relative_path_is_any_path_that_stays_in_its_folder(path: str) -> None
 
 @pytest.mark.parametrize(
     "path",
-    ["", ".", "./", "/", "/a", "//a", "..", "../a", "a/../b", "a/..", "a\0b", "x" * 256, "a/" * 1600 + "b", "\ud800"],
+    ["", ".", "./", "/", "/a", "//a", "..", "../a", "a/../b", "a/..", "a\0b", "x" * 256, "a/" * 64 + "b", "\ud800"],
 )
 def test_a_relative_path_that_could_leave_its_folder_is_refused(path: str) -> None:
     assert places(item(relative_path=path)) == [("body", "inputs", 0, "relative_path")]
+
+
+def test_a_deep_path_is_refused_in_good_time() -> None:
+    inputs = [ITEM | {"relative_path": f"{number}/" + "a/" * 1500 + "b"} for number in range(100)]
+    found = faults(task(inputs=inputs))
+    assert {fault["msg"] for fault in found} == {"Value error, must have at most 64 segments"}
+
+
+@pytest.mark.parametrize("value", [task(pk="a\ud800"), item(relative_path="a/\ud800/b"), task(output_prefix="\ud800")])
+def test_half_a_character_is_said_in_plain_words(value: dict[str, Any]) -> None:
+    (fault,) = faults(value)
+    assert fault["msg"] == "Value error, must be valid Unicode"
+
+
+@pytest.mark.parametrize("character", ["\n", "\r", "\t", "\x1b", "\x7f", "\x85", "\u2028", "\u2029"])
+def test_a_pk_does_not_split_a_line_of_the_log(character: str) -> None:
+    (fault,) = faults(task(pk=f"a{character}b"))
+    assert fault["msg"] == "Value error, must not hold control characters"
 
 
 BUCKETS = [
@@ -366,6 +384,14 @@ def test_many_faults_are_counted_and_not_all_listed(count: int) -> None:
     assert len(found) == 101
     assert found[-1]["msg"] == f"{3 * count - 100} more faults are not listed"
     assert len(json.dumps(found)) < LARGEST_BODY
+
+
+@pytest.mark.parametrize("count", [101, 500])
+def test_many_faults_of_lines_are_counted_once(count: int) -> None:
+    with pytest.raises(TaskInvalid) as caught:
+        parse_body(lines(task(inputs=[{}] * count), task(inputs=[{}] * count)), lines=True)
+    assert len(caught.value.faults) == 101
+    assert caught.value.faults[-1]["msg"] == f"{6 * count - 100} more faults are not listed"
 
 
 # -- whatever comes
