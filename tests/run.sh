@@ -38,7 +38,10 @@ main() {
     step 'Shell scripts' check_shell_scripts
     set -- tests
   fi
-  step 'Tests' "$venv/bin/python" -m pytest "$@"
+  # A folder of this run alone: pytest would clean up after other runs, and stumble over what is very deep there.
+  scratch=$(mktemp -d)
+  trap 'rm -rf "$scratch"' EXIT
+  step 'Tests' "$venv/bin/python" -m pytest --basetemp "$scratch/tests" "$@"
   log 'All checks and tests passed'
 }
 
