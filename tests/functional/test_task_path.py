@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from faulty_s3 import CutBody, FaultyS3, Hold, LostAnswer, ShortBody, WrongBody
-from rig import algorithm, outputs_of, signed_result, wait_until
+from rig import RESULT_KEYS, algorithm, outputs_of, signed_result, wait_until
 
 from model_server import VERSION
 
@@ -54,14 +54,7 @@ def test_a_result_has_the_keys_of_sagemaker_shim_in_order_and_then_ours(start: S
     bucket.put("in", "0123456789")
     result = start("echoes_input").run(bucket.task(inputs=[bucket.item("in", "in")]))
     assert list(result) == [
-        "pk",
-        "return_code",
-        "user_safe_error_message",
-        "user_process_last_stderr_lines",
-        "exec_duration",
-        "invoke_duration",
-        "outputs",
-        "sagemaker_shim_version",
+        *RESULT_KEYS,
         "error",
         "queue_seconds",
         "download_seconds",
