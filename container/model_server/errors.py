@@ -263,6 +263,101 @@ class TimeLimitExceeded(TaskError):
         )
 
 
+class InvokeUnreachable(TaskError):
+    code = "invoke_unreachable"
+    hint = "The algorithm's server did not take the connection to its port."
+    sentence = "Could not connect to invoke endpoint"  # contract
+
+
+class InvokeBroken(TaskError):
+    code = "invoke_broken"
+    hint = "The algorithm's server closed the connection, ended, or answered what is no HTTP."
+    sentence = "HTTP error calling invoke endpoint"  # contract
+
+
+class InvokeRefused(TaskError):
+    """Says that the algorithm's server answered a task with another status than 201."""
+
+    code = "invoke_refused"
+    hint = "The last lines on stderr are in user_process_last_stderr_lines."
+    sentence = "Invoke endpoint did not return status 201"
+
+    def __init__(self, status: int) -> None:
+        super().__init__()
+        self.hint = f"It was {status}. {self.hint}"
+
+    @property
+    def user_message(self) -> str:
+        return ""  # contract: platforms then show the algorithm's last line on stderr
+
+
+class TarballError(TaskError):
+    """Ends the set-up because of a tarball; `which` is "model" or "ground truth"."""
+
+    def __init__(self, which: str) -> None:
+        self.which = which
+        super().__init__()
+
+    @property
+    def message(self) -> str:
+        return f"Could not set up {self.which}: {self.sentence}"
+
+
+class TarballBroken(TarballError):
+    code = "tarball_broken"
+    hint = "The server's log names the fault."
+    sentence = "Tarfile could not be extracted"  # contract
+
+
+class TarballMissing(TarballError):
+    code = "tarball_missing"
+    sentence = "Tarfile does not exist"
+
+
+class TarballForbidden(TarballError):
+    code = "tarball_forbidden"
+    hint = "S3 answers 403 for a missing object too when the role may not list the bucket."
+    sentence = "Tarfile does not exist or may not be read"
+
+
+class TarballTooLarge(TarballError):
+    code = "tarball_too_large"
+    hint = "Give the container a larger volume."
+    sentence = "Tarfile does not fit on the disk"
+
+
+class ServerNotStarted(TaskError):
+    """Ends the set-up because the algorithm's own server could not be started; `why` is for the log and the hint."""
+
+    code = "server_not_started"
+    sentence = "Failed to start the algorithm container's inference server"  # contract
+
+    def __init__(self, why: str) -> None:
+        self.hint = why
+        super().__init__()
+
+
+class ServerNotHealthy(TaskError):
+    """Ends the set-up because the algorithm's own server did not become healthy in time."""
+
+    code = "server_not_healthy"
+    hint = "ALGORITHM_START_TIMEOUT and ALGORITHM_HEALTH_TIMEOUT set the two limits."
+
+    def __init__(self, start_seconds: float, call_seconds: float) -> None:
+        self.start_seconds = start_seconds
+        self.call_seconds = call_seconds
+        super().__init__()
+
+    @property
+    def message(self) -> str:
+        return (  # contract
+            "The algorithm container's inference server didn’t pass the health check within "
+            f"{self.start_seconds:.0f} seconds or the /health endpoint took to long to respond "
+            f"({self.call_seconds:.0f} seconds per call). Verify that the container starts correctly and that "
+            "/health responds quickly."
+        )
+
+
 class OutputFolderGone(TaskError):
     code = "output_folder_gone"
     hint = "Write into the output folder; do not replace it."
@@ -318,6 +413,22 @@ class StorageRefused(ServerError):
 class StorageUnavailable(ServerError):
     code = "storage_unavailable"
     sentence = "S3 could not be reached or kept failing"
+
+
+class TarballUnavailable(ServerError):
+    """Ends the set-up because S3 failed for a tarball; `which` is "model" or "ground truth"."""
+
+    code = "tarball_unavailable"
+    hint = "The server's log names S3's answer."
+    sentence = "S3 could not be reached or kept failing"
+
+    def __init__(self, which: str) -> None:
+        self.which = which
+        super().__init__()
+
+    @property
+    def message(self) -> str:
+        return f"Could not set up {self.which}: {self.sentence}"
 
 
 class OutputsNotStored(ServerError):

@@ -3,9 +3,12 @@
 import json
 from base64 import b64decode
 from contextlib import suppress
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SecretBytes
+
+from .s3_uri import S3Address, parse_s3_uri
 
 Command = list[str] | str
 """A Dockerfile's exec form (a list) or shell form (a string)."""
@@ -41,6 +44,23 @@ def _only_true(text: Any) -> Any:
     return text.lower() == "true" if isinstance(text, str) else text
 
 
+def read_paths(text: str) -> tuple[Path, ...]:
+    """Return the paths of a list with colons, as PATH is one; empty places are dropped."""
+    return tuple(Path(part) for part in text.split(":") if part)
+
+
+def _mode(text: Any) -> Any:
+    """Read a mode by our name or the drop-in's."""
+    return {"invoke": "resident"}.get(text.lower(), text.lower()) if isinstance(text, str) else text
+
+
+def _object(text: str) -> S3Address:
+    address = parse_s3_uri(text)
+    if not address.key:
+        raise ValueError("must name an object, like s3://bucket/key")
+    return address
+
+
 def _upper(text: Any) -> Any:
     return text.upper() if isinstance(text, str) else text
 
@@ -48,6 +68,9 @@ def _upper(text: Any) -> Any:
 CommandSetting = Annotated[Command | None, BeforeValidator(_command)]
 EncodedCommand = Annotated[Command | None, BeforeValidator(_b64_command)]
 HexKey = Annotated[SecretBytes | None, BeforeValidator(_hex_key)]
+Mode = Annotated[Literal["exec", "resident"], BeforeValidator(_mode)]
 OnlyTrue = Annotated[bool, BeforeValidator(_only_true)]
+Paths = Annotated[tuple[Path, ...], BeforeValidator(read_paths)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+S3Uri = Annotated[S3Address | None, BeforeValidator(_object)]
 Upper = BeforeValidator(_upper)

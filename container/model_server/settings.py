@@ -14,7 +14,8 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr, Va
 
 from .cpus import usable_cpus
 from .errors import SettingsInvalid
-from .setting_types import CommandSetting, EncodedCommand, HexKey, OnlyTrue, Port, Upper
+from .s3_uri import S3Address
+from .setting_types import CommandSetting, EncodedCommand, HexKey, Mode, OnlyTrue, Paths, Port, S3Uri, Upper, read_paths
 
 DROP_IN_PREFIX = "GRAND_CHALLENGE_COMPONENT_"
 """The prefix of sagemaker-shim's variables."""
@@ -25,16 +26,24 @@ MAX_PAYLOAD_PRODUCT_MB = 100
 BODY_LIMIT_MB = 110
 """More than any payload that SageMaker sends to an endpoint or in batch transform; in MiB, as nginx counts."""
 
+SETUP_RESULT_NAME = "/.sagemaker_shim/runtime_setup_result.json"
+
 REPEATED = ("int_", "float_", "bool_", "finite_number", "greater_than", "less_than", "literal_error")
 """The kinds of faults whose line repeats the value: of numbers and choices. Commands and addresses may hold secrets."""
 
 WITHHELD_PREFIXES = ("ALGORITHM_", "MODEL_SERVER_", "GRAND_CHALLENGE_")
-PATHS_SHOWN = {
-    "ALGORITHM_INPUT_PATH": "input_path",
-    "ALGORITHM_OUTPUT_PATH": "output_path",
-    "ALGORITHM_MODEL_PATH": "model_path",
+SHOWN = {
+    "ALGORITHM_INPUT_PATH",
+    "ALGORITHM_OUTPUT_PATH",
+    "ALGORITHM_MODEL_PATH",
+    "ALGORITHM_GROUND_TRUTH_PATH",
+    "ALGORITHM_PORT",
 }
-"""What the algorithm is told of our variables: where its folders are, if they were moved."""
+"""What the algorithm is told of our variables: where its folders and its port are, if they were moved."""
+
+TASK_FOLDERS = {"ALGORITHM_INPUT_PATH", "ALGORITHM_OUTPUT_PATH"}
+NOTHING_OUTSIDE = {"USE_LINKED_INPUT": "false", "WRITABLE_DIRECTORIES": ":", "POST_CLEAN_DIRECTORIES": ":"}
+"""The defaults where TASK_FOLDERS are moved, as on a laptop: nothing beside them is touched that nobody named."""
 
 AWS_CREDENTIALS = {
     "AWS_ACCESS_KEY_ID",
@@ -98,6 +107,43 @@ class Settings(BaseModel):
         validation_alias=AliasChoices("ALGORITHM_MODEL_PATH", DROP_IN_PREFIX + "MODEL_DEST"),
         description="The folder of the model, as the algorithm is told it.",
     )
+    ground_truth_path: Path = Field(
+        Path("/opt/ml/input/data/ground_truth"),
+        validation_alias=AliasChoices("ALGORITHM_GROUND_TRUTH_PATH", DROP_IN_PREFIX + "GROUND_TRUTH_DEST"),
+        description="The folder of the ground truth.",
+    )
+    model: S3Uri = Field(
+        None,
+        validation_alias=AliasChoices("ALGORITHM_MODEL", DROP_IN_PREFIX + "MODEL"),
+        description="The S3 URI of a tarball (tar, gz, bz2, xz) that is unpacked into the model's folder before the "
+        "first task.",
+    )
+    ground_truth: S3Uri = Field(
+        None,
+        validation_alias=AliasChoices("ALGORITHM_GROUND_TRUTH", DROP_IN_PREFIX + "GROUND_TRUTH"),
+        description="The same for the ground truth.",
+    )
+    use_linked_input: OnlyTrue = Field(
+        True,
+        validation_alias=AliasChoices("ALGORITHM_USE_LINKED_INPUT", DROP_IN_PREFIX + "USE_LINKED_INPUT"),
+        description="Whether a task's inputs are staged to a folder of its own that the input folder is a link to; "
+        "where no link can be made, they are staged in place.",
+    )
+    linked_input_parent: Path = Field(
+        Path("/opt/ml/input/data"),
+        validation_alias=AliasChoices("ALGORITHM_LINKED_INPUT_PARENT", DROP_IN_PREFIX + "LINKED_INPUT_PARENT"),
+        description="Where these folders are made.",
+    )
+    writable_directories: Paths = Field(
+        read_paths("/opt/ml/output/data:/opt/ml/model:/opt/ml/input/data/ground_truth:/opt/ml/checkpoints:/tmp"),
+        validation_alias=AliasChoices("ALGORITHM_WRITABLE_DIRECTORIES", DROP_IN_PREFIX + "WRITABLE_DIRECTORIES"),
+        description="Folders, with colons between them, that are made at the start and opened to every user.",
+    )
+    post_clean_directories: Paths = Field(
+        read_paths("/opt/ml/output/data:/opt/ml/model:/opt/ml/input/data/ground_truth"),
+        validation_alias=AliasChoices("ALGORITHM_POST_CLEAN_DIRECTORIES", DROP_IN_PREFIX + "POST_CLEAN_DIRECTORIES"),
+        description="Folders that are emptied at the end, but for what they held at the start.",
+    )
     user: str = Field(
         "",
         validation_alias=AliasChoices("ALGORITHM_USER", DROP_IN_PREFIX + "USER"),
@@ -124,6 +170,31 @@ class Settings(BaseModel):
         allow_inf_nan=False,
         validation_alias=AliasChoices("ALGORITHM_GRACE_SECONDS", DROP_IN_PREFIX + "SIGTERM_GRACE_SECONDS"),
         description="Seconds between SIGTERM and SIGKILL when the algorithm is ended.",
+    )
+    mode: Mode = Field(
+        "exec",
+        validation_alias=AliasChoices("ALGORITHM_MODE", DROP_IN_PREFIX + "API_METHOD"),
+        description="`exec`: the program is run for each task. `resident` (the drop-in's `invoke`): it is an HTTP "
+        "server that is started once, and posted to for each task.",
+    )
+    algorithm_port: Port = Field(
+        4743,
+        validation_alias=AliasChoices("ALGORITHM_PORT", DROP_IN_PREFIX + "USER_WEBSERVER_PORT"),
+        description="The port on 127.0.0.1 that a resident program listens on.",
+    )
+    start_timeout: float = Field(
+        300,
+        gt=0,
+        allow_inf_nan=False,
+        validation_alias=AliasChoices("ALGORITHM_START_TIMEOUT", DROP_IN_PREFIX + "START_AND_HEALTH_TIMEOUT_SECONDS"),
+        description="Seconds that a resident program may take from its start to its first 200 on /health.",
+    )
+    health_timeout: float = Field(
+        10,
+        gt=0,
+        allow_inf_nan=False,
+        validation_alias=AliasChoices("ALGORITHM_HEALTH_TIMEOUT", DROP_IN_PREFIX + "HEALTH_CHECK_CALL_TIMEOUT_SECONDS"),
+        description="Seconds that one call of /health may take before it is tried again.",
     )
     pass_aws_credentials: bool = Field(
         False,
@@ -182,6 +253,18 @@ class Settings(BaseModel):
         validation_alias=AliasChoices("MODEL_SERVER_SIGNING_KEY_HEX", DROP_IN_PREFIX + "SIGNING_KEY_HEX"),
         description="The HMAC-SHA256 key that results are signed with, as hexadecimal; without it they are not signed.",
     )
+    setup_result_bucket: str | None = Field(
+        None,
+        validation_alias=AliasChoices(
+            "MODEL_SERVER_SETUP_RESULT_BUCKET", DROP_IN_PREFIX + "RUNTIME_OUTPUT_BUCKET_NAME"
+        ),
+        description="The bucket that the result of the set-up is put into, if the prefix is set too.",
+    )
+    setup_result_prefix: str | None = Field(
+        None,
+        validation_alias=AliasChoices("MODEL_SERVER_SETUP_RESULT_PREFIX", DROP_IN_PREFIX + "RUNTIME_OUTPUT_PREFIX"),
+        description="Its prefix: the key is `<prefix>/.sagemaker_shim/runtime_setup_result.json`.",
+    )
     transfers: int = Field(
         16,
         ge=1,
@@ -218,10 +301,9 @@ class Settings(BaseModel):
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
         """Build the settings; raises SettingsInvalid with one line for each variable that can't be used."""
-        if unserved := _unserved(environ):
-            raise SettingsInvalid(unserved)
+        values = {name: value for name, value in environ.items() if value != ""}
         try:
-            settings = cls.model_validate({name: value for name, value in environ.items() if value != ""})
+            settings = cls.model_validate(_defaults(values) | values)
         except ValidationError as error:
             lines: dict[Any, str] = {}
             for fault in error.errors(include_url=False):  # a union has a fault for each of its members
@@ -250,31 +332,32 @@ class Settings(BaseModel):
         return BODY_LIMIT_MB if self.max_payload_mb else 0
 
     @property
+    def setup_result_place(self) -> S3Address | None:
+        """Where the result of the set-up is put, if anywhere."""
+        if not self.setup_result_bucket or not self.setup_result_prefix:
+            return None
+        return S3Address(self.setup_result_bucket, self.setup_result_prefix.removesuffix("/") + SETUP_RESULT_NAME)
+
+    @property
     def queue_limit(self) -> int:
         return max(self.queue_places, self.max_concurrent_transforms or 0)
 
     def _algorithm_environment(self, environ: Mapping[str, str]) -> dict[str, str]:
-        kept = {
+        return {
             name: value
             for name, value in environ.items()
-            if not name.upper().startswith(WITHHELD_PREFIXES)
+            if (not name.upper().startswith(WITHHELD_PREFIXES) or (name in SHOWN and value))
             and (self.pass_aws_credentials or name not in AWS_CREDENTIALS)
         }
-        for name, field in PATHS_SHOWN.items():
-            path = getattr(self, field)
-            if path != type(self).model_fields[field].default:
-                kept[name] = str(path)
-        return kept
 
 
-def _unserved(environ: Mapping[str, str]) -> list[str]:
-    """Name what a platform asks for and this version does not do: a task must not run without its model unnoticed."""
-    tarballs = [DROP_IN_PREFIX + name for name in ("MODEL", "GROUND_TRUTH")]
-    lines = [f"{name}: this version does not fetch tarballs" for name in tarballs if environ.get(name)]
-    method = DROP_IN_PREFIX + "API_METHOD"
-    if environ.get(method, "exec").lower() not in ("exec", ""):
-        lines.append(f"{method}: this version runs a program for each task (exec), and nothing else")
-    return lines
+def _defaults(values: Mapping[str, str]) -> dict[str, str]:
+    """Return the values of variables that nobody set, where they depend on those that somebody did."""
+    if not TASK_FOLDERS & values.keys():
+        return {}
+    return {
+        "ALGORITHM_" + name: default for name, default in NOTHING_OUTSIDE.items() if DROP_IN_PREFIX + name not in values
+    }
 
 
 def _line(fault: Any) -> str:

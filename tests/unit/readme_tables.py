@@ -34,6 +34,8 @@ def settings_rows() -> list[str]:
 def shown(default: Any) -> str:
     if default in (None, ""):
         return ""
+    if isinstance(default, tuple):
+        return f"`{':'.join(map(str, default))}`"
     return f"`{str(default).lower() if isinstance(default, bool) else default}`"
 
 
@@ -51,9 +53,18 @@ def leaves(error: type) -> Iterator[type]:
         yield from leaves(kind)
 
 
-def sentence(error: type) -> str:
-    """Return an error's sentence; that of the one error that writes its own depends on how the program ended."""
-    return getattr(error, "sentence", "The algorithm ended with exit code 3 (was ended by SIGSEGV; was killed …)")
+OWN_SENTENCES = {
+    "algorithm_failed": "The algorithm ended with exit code 3 (was ended by SIGSEGV; was killed …)",
+    "server_not_healthy": "The algorithm container's inference server didn’t pass the health check …",
+}
+"""Those of errors that depend on what happened."""
+
+
+def sentence(error: Any) -> str:
+    from model_server.errors import TarballError, TarballUnavailable
+
+    start = "Could not set up model: " if issubclass(error, (TarballError, TarballUnavailable)) else ""
+    return OWN_SENTENCES.get(error.code) or start + error.sentence
 
 
 def table_of_the_readme(name: str) -> list[str]:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from model_server.cpus import usable_cpus
 from model_server.errors import SettingsInvalid
-from model_server.settings import AWS_CREDENTIALS, DROP_IN_PREFIX, Settings
+from model_server.settings import AWS_CREDENTIALS, DROP_IN_PREFIX, SHOWN, Settings
 
 from .readme_tables import table, table_of_the_readme
 
@@ -34,10 +34,21 @@ GOOD: dict[str, tuple[str, Any]] = {
     "input_path": ("/x", Path("/x")),
     "output_path": ("/x", Path("/x")),
     "model_path": ("/x", Path("/x")),
+    "ground_truth_path": ("/x", Path("/x")),
+    "model": ("s3://bucket//a/m.tar.gz", ("bucket", "/a/m.tar.gz")),
+    "ground_truth": ("s3://bucket/g.tar", ("bucket", "g.tar")),
+    "use_linked_input": ("False", False),
+    "linked_input_parent": ("/x", Path("/x")),
+    "writable_directories": (":/x::/y", (Path("/x"), Path("/y"))),
+    "post_clean_directories": (":", ()),
     "user": ("1000:1000", "1000:1000"),
     "set_extra_groups": ("False", False),
     "max_memory_mb": ("512", 512),
     "grace_seconds": ("1.5", 1.5),
+    "mode": ("Invoke", "resident"),
+    "algorithm_port": ("5000", 5000),
+    "start_timeout": ("0.5", 0.5),
+    "health_timeout": ("2", 2),
     "pass_aws_credentials": ("True", True),
     "port": ("9090", 9090),
     "workers": ("3", 3),
@@ -47,6 +58,8 @@ GOOD: dict[str, tuple[str, Any]] = {
     "batch_strategy": ("multi_record", "MULTI_RECORD"),
     "max_payload_mb": ("100", 100),
     "signing_key": ("00ff", b"\x00\xff"),
+    "setup_result_bucket": ("b", "b"),
+    "setup_result_prefix": ("/io/1", "/io/1"),
     "transfers": ("50", 50),
     "run_path": ("/run/x", Path("/run/x")),
     "log_level": ("debug", "DEBUG"),
@@ -58,6 +71,12 @@ BAD: dict[str, list[str]] = {
     "drop_in_cmd": ["?", "WzFd"],
     "entrypoint": ["[1]", '["a", null]', '["a"', '"a', "[" * 100_000, "[[]]"],
     "cmd": ["[1, 2, 3]", "[{}]"],
+    "model": ["m.tar.gz", "s3://", "s3://bucket", "s3://bucket/", "ftp://bucket/key"],
+    "ground_truth": ["g.tar"],
+    "mode": ["serve", "exec,resident"],
+    "algorithm_port": ["0", "65536"],
+    "start_timeout": ["0", "-1", "nan", "inf", "PT5M"],
+    "health_timeout": ["0", "x"],
     "max_memory_mb": ["-1", "1.5", "1G", "1" + "0" * 30],
     "grace_seconds": ["-1", "x", "nan", "inf", "101"],
     "pass_aws_credentials": ["maybe", "2"],
@@ -107,7 +126,10 @@ def test_no_two_settings_share_a_name() -> None:
 
 def test_the_samples_here_are_of_every_setting() -> None:
     assert GOOD.keys() == FIELDS.keys()
-    taken_as_they_are = {"input_path", "output_path", "model_path", "run_path", "user", "set_extra_groups"}
+    taken_as_they_are = {"user", "set_extra_groups", "use_linked_input", "linked_input_parent", "run_path"}
+    taken_as_they_are |= {"input_path", "output_path", "model_path", "ground_truth_path"}
+    taken_as_they_are |= {"writable_directories", "post_clean_directories"}
+    taken_as_they_are |= {"setup_result_bucket", "setup_result_prefix"}
     assert FIELDS.keys() - BAD.keys() == taken_as_they_are
 
 
@@ -257,14 +279,51 @@ def test_credentials_are_passed_where_someone_said_so(name: str, said: str, pass
     assert environment == ({name: "x"} if passed else {})
 
 
-@pytest.mark.parametrize(
-    ("canonical", "other"), [names_of(field) for field in ("input_path", "output_path", "model_path")]
-)
-def test_the_algorithm_is_told_of_a_folder_that_was_moved(canonical: str, other: str) -> None:
-    for name in (canonical, other):
-        assert Settings.from_env({name: "/moved"}).environment == {canonical: "/moved"}
-    default = str(FIELDS[{n[0]: f for f in FIELDS for n in [names_of(f)]}[canonical]].default)
-    assert Settings.from_env({canonical: default}).environment == {}
+@pytest.mark.parametrize("name", sorted(SHOWN))
+def test_the_algorithm_is_told_what_was_moved_for_it(name: str) -> None:
+    assert Settings.from_env({name: "7000"}).environment == {name: "7000"}
+    assert Settings.from_env({name: ""}).environment == {}
+
+
+@pytest.mark.parametrize("name", ["INPUT_PATH", "MODEL_DEST", "USER_WEBSERVER_PORT"])
+def test_the_algorithm_is_told_nothing_of_the_drop_ins_variables(name: str) -> None:
+    assert Settings.from_env({"GRAND_CHALLENGE_COMPONENT_" + name: "7000"}).environment == {}
+
+
+@pytest.mark.parametrize("name", ["ALGORITHM_INPUT_PATH", "ALGORITHM_OUTPUT_PATH"])
+def test_where_the_task_folders_are_moved_nothing_beside_them_is_touched(name: str) -> None:
+    settings = Settings.from_env({name: "/somewhere"})
+    assert settings.use_linked_input is False
+    assert settings.writable_directories == settings.post_clean_directories == ()
+
+
+@pytest.mark.parametrize("prefix", ["ALGORITHM_", "GRAND_CHALLENGE_COMPONENT_"])
+def test_what_is_named_is_used_also_where_the_task_folders_are_moved(prefix: str) -> None:
+    named = {"USE_LINKED_INPUT": "true", "WRITABLE_DIRECTORIES": "/a", "POST_CLEAN_DIRECTORIES": "/b:/c"}
+    settings = Settings.from_env({"ALGORITHM_INPUT_PATH": "/i"} | {prefix + key: named[key] for key in named})
+    assert settings.use_linked_input is True
+    assert settings.writable_directories == (Path("/a"),)
+    assert settings.post_clean_directories == (Path("/b"), Path("/c"))
+
+
+def test_the_drop_ins_names_move_the_task_folders_and_nothing_else() -> None:
+    moved = Settings.from_env({"GRAND_CHALLENGE_COMPONENT_INPUT_PATH": "/i"})
+    usual = Settings.from_env({})
+    assert moved.model_dump(exclude={"input_path"}) == usual.model_dump(exclude={"input_path"})
+    assert Path("/tmp") in usual.writable_directories
+    assert Path("/tmp") not in usual.post_clean_directories
+
+
+@pytest.mark.parametrize("prefix", ["/io/app/42", "/io/app/42/"])
+def test_the_result_of_the_set_up_is_put_where_the_platform_looks(prefix: str) -> None:
+    names = {"RUNTIME_OUTPUT_BUCKET_NAME": "b", "RUNTIME_OUTPUT_PREFIX": prefix}
+    variables = {"GRAND_CHALLENGE_COMPONENT_" + name: value for name, value in names.items()}
+    assert Settings.from_env(variables).setup_result_place == (
+        "b",
+        "/io/app/42/.sagemaker_shim/runtime_setup_result.json",
+    )
+    for name in variables:
+        assert Settings.from_env(variables | {name: ""}).setup_result_place is None
 
 
 def test_a_json_command_is_a_list_and_anything_else_a_command_line() -> None:
@@ -274,14 +333,7 @@ def test_a_json_command_is_a_list_and_anything_else_a_command_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [("MODEL", "s3://b/m.tar.gz"), ("GROUND_TRUTH", "s3://b/g.tar"), ("API_METHOD", "invoke"), ("API_METHOD", "x")],
+    ("value", "mode"), [("", "exec"), ("EXEC", "exec"), ("invoke", "resident"), ("INVOKE", "resident")]
 )
-def test_what_this_version_does_not_do_is_refused_and_not_ignored(name: str, value: str) -> None:
-    [line] = lines_of({f"GRAND_CHALLENGE_COMPONENT_{name}": value})
-    assert line.startswith(f"GRAND_CHALLENGE_COMPONENT_{name}: this version ")
-
-
-@pytest.mark.parametrize("value", ["", "exec", "EXEC"])
-def test_the_method_that_is_served_is_taken(value: str) -> None:
-    assert Settings.from_env({"GRAND_CHALLENGE_COMPONENT_API_METHOD": value})
+def test_the_drop_ins_api_method_is_a_mode(value: str, mode: str) -> None:
+    assert Settings.from_env({"GRAND_CHALLENGE_COMPONENT_API_METHOD": value}).mode == mode
