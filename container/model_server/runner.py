@@ -11,14 +11,14 @@ from .errors import FoldersNotReset, InternalError, LongshoreError, ResultNotSto
 from .folder import TaskFolder
 from .log_channel import LogChannels
 from .logs import logger, tell_user
-from .process import Exit, Limits, Program, run
+from .process import Exit, Limits, run
+from .program import Program
 from .result import Record, Result, store
 from .settings import Settings
 from .stage_in import stage_in
 from .stage_out import stage_out
 from .storage import Storage
 from .task import Task
-from .user import SAME_USER, look_up
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,7 @@ def run_process(task: Task, server: Server, cancellation: Cancellation, on_group
     run_seconds = task.timeout.total_seconds() if task.timeout else server.default_timeout
     try:
         return run(
-            Program(
-                server.command,
-                settings.environment,
-                look_up(settings.user) if settings.user else SAME_USER,
-                settings.set_extra_groups,
-                settings.max_memory_mb * 1024 * 1024,
-            ),
+            Program.from_settings(settings, server.command),
             Limits(run_seconds, settings.grace_seconds),
             server.channels,
             task.pk,

@@ -14,7 +14,7 @@ LAYERS = [
     ["errors", "cpus", "line_encoder", "log_channel", "peak_memory", "processes", "progress", "s3_uri", "held_signals"],
     ["scoreboard", "setting_types"],
     ["settings", "task", "beneath", "cancellation", "run_folder", "logs", "slot", "archive", "user"],
-    ["command", "folder", "client", "admission", "storage", "process_output", "ledger"],
+    ["command", "program", "folder", "client", "admission", "storage", "process_output", "ledger", "algorithm_output"],
     ["children", "process", "stage_in", "stage_out"],
     ["result", "nginx", "task_list"],
     ["lost_tasks", "runner"],

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model_server.algorithm_output import READ_BYTES, messages
 from model_server.line_encoder import LineEncoder, RecordFormat
 from model_server.log_channel import MAX_MESSAGE_BYTES
-from model_server.process import READ_BYTES, messages
 
 
 @settings(max_examples=100, deadline=None)

@@ -1,0 +1,156 @@
+"""What the algorithm prints, from its two pipes to the two channels of the log, nothing lost.
+
+It never blocks on the log: while the log's reader is slow the pipes are not read, so the algorithm waits.
+"""
+
+import array
+import fcntl
+import logging
+import os
+import select
+import subprocess
+import termios
+from collections.abc import Container
+from contextlib import suppress
+
+from .line_encoder import LineEncoder, RecordFormat
+from .log_channel import MAX_MESSAGE_BYTES, LogChannel, LogChannels
+from .logs import logger, source_of
+
+READ_BYTES = 64 * 1024
+KEPT_STDERR_LINES = 100
+STUCK_LOG_SECONDS = 10.0
+"""How long a log that nobody reads may hold back the end of a task whose algorithm has ended."""
+
+
+class AlgorithmOutput:
+    """Both streams of a program; their records name the task that it works on, None before the first."""
+
+    def __init__(self, process: subprocess.Popen[bytes], channels: LogChannels, task: str | None) -> None:
+        assert process.stdout
+        assert process.stderr
+        self._stdout = _Stream(process.stdout.fileno(), channels.stdout, logging.INFO, task)
+        self._stderr = _Stream(process.stderr.fileno(), channels.stderr, logging.WARNING, task, KEPT_STDERR_LINES)
+
+    @property
+    def last_stderr_lines(self) -> list[str]:
+        """The last lines on stderr since the program began with its task."""
+        return self._stderr.last_lines
+
+    def register(self, poll: select.poll) -> None:
+        """Let a poll wait for what the streams go on with."""
+        for stream in self._going_on():
+            poll.register(*stream.awaits())
+
+    def advance(self, ready: Container[int]) -> None:
+        """Move bytes where a poll found that they can be moved."""
+        for stream in self._going_on():
+            if stream.awaits()[0] in ready:
+                stream.advance()
+
+    def begin(self, task: str) -> None:
+        """Take over what was printed until now, and let what comes belong to a task."""
+        self.drain()
+        for stream in (self._stdout, self._stderr):
+            stream.begin(task)
+
+    def end(self) -> None:
+        """Take over what the pipes hold now as the last of it: a daemon may hold their other ends for ever."""
+        if not self.drain(last=True):
+            logger.error("The last output of the algorithm is lost: nobody reads the log")
+
+    def drain(self, last: bool = False) -> bool:
+        """Take over what the pipes hold now; return False if a log that nobody reads kept us from it."""
+        behind = {stream: stream.waiting() for stream in self._going_on()}
+        while pending := [
+            stream for stream in behind if stream.unsent or behind[stream] or (last and not stream.ended)
+        ]:
+            for stream in pending:
+                if stream.unsent or behind[stream]:
+                    behind[stream] -= stream.advance(behind[stream])
+                else:
+                    stream.finish()
+            if all(stream.unsent for stream in pending):
+                poll = select.poll()
+                for stream in pending:
+                    poll.register(*stream.awaits())
+                if not poll.poll(STUCK_LOG_SECONDS * 1000):
+                    return False
+        return True
+
+    def _going_on(self) -> list["_Stream"]:
+        return [stream for stream in (self._stdout, self._stderr) if stream.unsent or not stream.ended]
+
+
+class _Stream:
+    """One pipe of the algorithm on its way to one channel of the log."""
+
+    def __init__(self, pipe: int, channel: LogChannel, level: int, task: str | None, keep_lines: int = 0) -> None:
+        self._pipe = pipe
+        self._channel = channel
+        self._level = level
+        self._keep_lines = keep_lines
+        self._encoder = LineEncoder(self._format(task), keep_lines)
+        self.unsent: list[bytes] = []
+        self.ended = False
+        os.set_blocking(pipe, False)
+
+    def _format(self, task: str | None) -> RecordFormat:
+        return RecordFormat(logging.getLevelName(self._level), source_of(self._level), internal=False, task=task)
+
+    @property
+    def last_lines(self) -> list[str]:
+        return self._encoder.last_lines
+
+    def awaits(self) -> tuple[int, int]:
+        """Return the descriptor and the event that the stream goes on with."""
+        return (self._channel.fileno(), select.POLLOUT) if self.unsent else (self._pipe, select.POLLIN)
+
+    def waiting(self) -> int:
+        """Return how many bytes the pipe holds."""
+        if self.ended:
+            return 0
+        number = array.array("i", [0])
+        fcntl.ioctl(self._pipe, termios.FIONREAD, number)
+        return number[0]
+
+    def advance(self, most: int = READ_BYTES) -> int:
+        """Send what waits for the log, or else take over what the pipe holds; return how many bytes came."""
+        taken = 0
+        if not self.unsent and not self.ended:
+            with suppress(BlockingIOError):
+                chunk = os.read(self._pipe, min(most, READ_BYTES))
+                taken = len(chunk)
+                if chunk:
+                    self.unsent = messages(self._encoder.feed(chunk))
+                else:
+                    self.finish()
+        self._send()
+        return taken
+
+    def finish(self) -> None:
+        """Take the pipe as ended."""
+        self.ended = True
+        self.unsent += messages(self._encoder.finish())
+        self._send()
+
+    def begin(self, task: str) -> None:
+        """End the line that is open, and go on with records of another task."""
+        self.unsent += messages(self._encoder.finish())
+        self._encoder = LineEncoder(self._format(task), self._keep_lines)
+        self._send()
+
+    def _send(self) -> None:
+        while self.unsent and self._channel.try_send(self.unsent[0]):
+            del self.unsent[0]
+
+
+def messages(records: bytes) -> list[bytes]:
+    """Cut records into messages of whole records, each as large as a channel takes."""
+    cut = []
+    start = 0
+    while len(records) - start > MAX_MESSAGE_BYTES:
+        end = records.rindex(b"\n", start, start + MAX_MESSAGE_BYTES) + 1
+        cut.append(records[start:end])
+        start = end
+    return [*cut, records[start:]] if start < len(records) else cut

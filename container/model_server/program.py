@@ -1,0 +1,73 @@
+"""The algorithm's program: what is started, as whom, in which environment and within which memory."""
+
+import resource
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Self
+
+from .errors import AlgorithmNotStarted, CommandForbidden, CommandMissing, CommandNotRunnable
+from .settings import Settings
+from .user import SAME_USER, User, look_up
+
+MEGABYTE = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Program:
+    """What to run, in which environment and as whom; `data_bytes` bounds each process's memory, 0 is no limit.
+
+    Without `set_groups` the program stays in our supplementary groups.
+    """
+
+    argv: Sequence[str]
+    environment: Mapping[str, str]
+    user: User = SAME_USER
+    set_groups: bool = True
+    data_bytes: int = 0
+
+    @classmethod
+    def from_settings(cls, settings: Settings, command: Sequence[str]) -> Self:
+        """Return the program of an image; raises UserInvalid, UserMissing and GroupMissing."""
+        return cls(
+            command,
+            settings.environment,
+            look_up(settings.user),
+            settings.set_extra_groups,
+            settings.max_memory_mb * MEGABYTE,
+        )
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start it in a session of its own, with an empty stdin and two pipes; raises why that can't be."""
+        user = self.user
+        environment = dict(self.environment) | ({"HOME": user.home} if user.home is not None else {})
+        try:
+            return subprocess.Popen(
+                self.argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=environment,
+                start_new_session=True,
+                user=user.uid,
+                group=user.gid,
+                extra_groups=user.groups if user != SAME_USER and self.set_groups else None,
+                preexec_fn=partial(_limit_data, self.data_bytes) if self.data_bytes else None,
+            )
+        except FileNotFoundError as error:
+            raise CommandMissing from error
+        except PermissionError as error:
+            raise CommandForbidden from error
+        except (BlockingIOError, MemoryError) as error:
+            raise AlgorithmNotStarted from error
+        except (OSError, ValueError) as error:  # not a program of this machine; too long; a NUL in an argument
+            raise CommandNotRunnable from error
+
+
+def _limit_data(limit: int) -> None:
+    """Limit the new process; between fork and exec, so nothing but these system calls may happen here."""
+    _, highest = resource.getrlimit(resource.RLIMIT_DATA)
+    if highest != resource.RLIM_INFINITY:
+        limit = min(limit, highest)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
