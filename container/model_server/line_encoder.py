@@ -93,7 +93,7 @@ class LineEncoder:
         if ended:
             ended[0] = self._open + ended[0]
             self._open = ""
-        records = [self._pieces(line) for line in ended]
+        records = [self._pieces(line + "\n") for line in ended]  # "a\v\n" is two lines, "a" and an empty one
         records.append(self._hold(self._open + rest))
         return b"".join(records)
 

@@ -10,13 +10,13 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from functools import partial
-from pathlib import PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from .errors import BodyUnreadable, TaskInvalid
+from .errors import NO_TASK, BodyUnreadable, TaskInvalid
 
 BUCKET_NAME = re.compile(r"[a-zA-Z0-9.\-_]{1,255}")
 ACCESS_POINT = re.compile(
@@ -69,7 +69,7 @@ def _pk(pk: str) -> str:
     return pk
 
 
-def _relative_path(path: PurePosixPath) -> PurePosixPath:
+def _relative_path(path: Path) -> Path:
     if path.is_absolute():
         raise ValueError("must be relative")
     if not path.parts:
@@ -113,7 +113,7 @@ class Strict(BaseModel):
 class Input(Strict):
     """One object to stage; with `decompress` it is a zip, unpacked into the folder that `relative_path` is in."""
 
-    relative_path: Annotated[PurePosixPath, AfterValidator(_relative_path)]
+    relative_path: Annotated[Path, AfterValidator(_relative_path)]
     bucket_name: BucketName
     bucket_key: Annotated[str, Field(min_length=1)]
     decompress: bool = False
@@ -121,7 +121,7 @@ class Input(Strict):
 
 def _paths_are_free(inputs: list[Input]) -> list[Input]:
     """Refuse two inputs on one path, and a file where another needs a folder; a zip's own path is no file."""
-    places: dict[PurePosixPath, int] = {}
+    places: dict[Path, int] = {}
     faults: list[tuple[int, str]] = []
     for index, item in enumerate(inputs):
         if (other := places.setdefault(item.relative_path, index)) != index:
@@ -163,7 +163,7 @@ def parse_body(body: bytes, lines: bool) -> tuple[list[Task], bool]:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise BodyUnreadable from None
-    if not text.strip():
+    if not (text.strip() if lines else text):
         raise TaskInvalid([_fault("missing", ("body",), "Field required")])
     if not lines and not _looks_like_lines(text):
         return _collect([partial(_parse_line, text, ("body",))]), False
@@ -211,9 +211,9 @@ def _parse(value: Any, where: Location) -> Task:
     if value is None:
         raise TaskInvalid([_fault("missing", where, "Field required")])
     if not isinstance(value, dict):
-        raise TaskInvalid([_fault("model_attributes_type", where, "Input should be a task as a JSON object")])
+        raise TaskInvalid([_fault("model_attributes_type", where, NO_TASK)])
     try:
-        return Task.model_validate(value)
+        return Task.model_validate(value, from_attributes=True)  # or pydantic has other words for what is no object
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False)
     raise TaskInvalid([fault for detail in details for fault in _from_pydantic(detail, where)])

@@ -290,7 +290,8 @@ def test_any_bytes_become_records_and_nothing_is_lost(start: Start, bucket: Buck
     written = bytes(range(256)) * 3
     written += b"".join(bytes([value]) + b"\n" + bytes([value]) for value in range(256)) + b"no newline"
     text = written.replace(b"\0", b"").decode(errors="replace")
-    expected = [piece for line in text.split("\n") for piece in line.splitlines() or [""]]
+    *ended, last = text.split("\n")
+    expected = [piece for line in (*(line + "\n" for line in ended), last) for piece in line.splitlines()]
     assert rig.lines("stdout") == expected
     assert rig.lines("stderr") == expected
 

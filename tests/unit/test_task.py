@@ -343,7 +343,7 @@ def test_a_list_of_tasks_names_the_fault_by_its_place() -> None:
     ("body", "kind", "loc"),
     [
         (b"", "missing", ["body"]),
-        (b" \n\t ", "missing", ["body"]),
+        (b" \n\t ", "json_invalid", ["body", 4]),
         (b"[]", "model_attributes_type", ["body"]),
         (b'"x"', "model_attributes_type", ["body"]),
         (b"7", "model_attributes_type", ["body"]),
