@@ -1,4 +1,4 @@
-"""What functional tests share: a predictor in this process, and an S3 server that fails when told to."""
+"""What functional tests share: a predictor in this process, `invoke` as another, S3 that fails when told to."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 from faulty_s3 import FaultyS3
+from invocation import Invocation
 from rig import Rig, algorithm
 
 if TYPE_CHECKING:
@@ -35,6 +36,13 @@ def start(tmp_path: Path, bucket: Bucket) -> Iterator[Start]:
     yield starting
     for rig in rigs:
         rig.discard()
+
+
+@pytest.fixture
+def invoke(tmp_path: Path, bucket: Bucket) -> Iterator[Invocation]:
+    invocation = Invocation(tmp_path, bucket)
+    yield invocation
+    invocation.end()
 
 
 @pytest.fixture
