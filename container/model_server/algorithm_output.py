@@ -48,11 +48,17 @@ class AlgorithmOutput:
             if stream.awaits()[0] in ready:
                 stream.advance()
 
-    def begin(self, task: str) -> None:
+    def begin_task(self, task: str) -> None:
         """Take over what was printed until now, and let what comes belong to a task."""
+        self.end_task()
+        for stream in (self._stdout, self._stderr):
+            stream.begin_task(task)
+
+    def end_task(self) -> None:
+        """Take over what the pipes hold now, and end open lines; what comes late still has the task's name."""
         self.drain()
         for stream in (self._stdout, self._stderr):
-            stream.begin(task)
+            stream.end_line()
 
     def end(self) -> None:
         """Take over what the pipes hold now as the last of it: a daemon may hold their other ends for ever."""
@@ -131,14 +137,16 @@ class _Stream:
     def finish(self) -> None:
         """Take the pipe as ended."""
         self.ended = True
+        self.end_line()
+
+    def end_line(self) -> None:
+        """End the line that is open, if one is."""
         self.unsent += messages(self._encoder.finish())
         self._send()
 
-    def begin(self, task: str) -> None:
-        """End the line that is open, and go on with records of another task."""
-        self.unsent += messages(self._encoder.finish())
+    def begin_task(self, task: str) -> None:
+        """Go on with records of another task."""
         self._encoder = LineEncoder(self._format(task), self._keep_lines)
-        self._send()
 
     def _send(self) -> None:
         while self.unsent and self._channel.try_send(self.unsent[0]):

@@ -2,21 +2,28 @@
 
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from types import FrameType
+from typing import NamedTuple
 
 import click
 
 from .cancellation import Cancellation
-from .children import STOP_SIGNALS, adopt_orphans, end_orphans
+from .children import STOP_SIGNALS, Child, adopt_orphans, end_orphans, start
 from .command import algorithm_command
+from .directories import PostClean, make_writable
 from .errors import Interrupted, LongshoreError, ResultNotStored, TaskSkipped
-from .folder import claim
+from .linked_input import claim_task_folders
 from .log_channel import LogChannels
 from .logs import configure, logger
 from .progress import Progress
+from .resident import Resident, run_keeper
+from .resident_channel import ResidentChannel
 from .result import Record
 from .runner import Server, finish, run_task
+from .set_up import is_needed, set_up
 from .settings import Settings
 from .storage import Storage
 from .task import Task
@@ -33,26 +40,87 @@ def invoke(settings: Settings, tasks: str | None, file: str | None) -> int:
     adopt_orphans()
     cancellation = Cancellation()
     stop = _Stop(cancellation)
+    keeper = _start_keeper(settings, channels)  # before there is any thread
     storage = Storage.from_settings(settings)
     progress = Progress()
-    with progress, channels.relayed(on_terminal=progress.around):
+    with (
+        progress,
+        channels.relayed(on_terminal=progress.around),
+        PostClean(settings.post_clean_directories) as post_clean,
+        _ended(keeper),
+    ):
         try:
             listed = listed_tasks(tasks, file, storage, cancellation)
         except Interrupted:  # before there was any task
             return stop.exit_code()
+        command = algorithm_command(settings)
+        input_folder, output_folder = claim_task_folders(settings)
         server = Server(
             settings=settings,
-            command=algorithm_command(settings),
-            input=claim(settings.input_path, 0o755),
-            output=claim(settings.output_path, 0o777),
+            command=command,
+            input=input_folder,
+            output=output_folder,
             storage=storage,
             channels=channels,
             default_timeout=None,  # the job's limit rules
+            resident=keeper.channel if keeper else None,
         )
+        make_writable(settings.writable_directories)
+        error, is_told = _set_up(server, cancellation)
+        post_clean.note_fetched()
         logger.info("Invoking the model for %d tasks", len(listed))
         progress.begin(len(listed))
-        all_stored = run_list(listed, server, cancellation, progress.advance)
-    return stop.exit_code() or (0 if all_stored else 1)
+        spared = keeper.process.pid if keeper else 0
+        all_stored = run_list(listed, server, cancellation, progress.advance, error, spared)
+    return stop.exit_code() or (0 if all_stored and is_told else 1)
+
+
+class _Keeper(NamedTuple):
+    """The process that keeps a resident program, and the way to it."""
+
+    process: Child
+    channel: ResidentChannel
+
+
+def _start_keeper(settings: Settings, channels: LogChannels) -> _Keeper | None:
+    if settings.mode != "resident":
+        return None
+    channel = ResidentChannel()
+    resident = Resident(settings, algorithm_command(settings), channels, channel, _ignore, _ignore)
+    keeper = _Keeper(start("resident", partial(run_keeper, resident), None, signal.SIGTERM), channel)
+    channel.close_keeper()
+    return keeper
+
+
+def _ignore(value: object) -> None:
+    """Be told what nobody asks for here: there is no /ping."""
+
+
+@contextmanager
+def _ended(keeper: _Keeper | None) -> Iterator[None]:
+    """End the keeper, and the program with it, after the block."""
+    try:
+        yield
+    finally:
+        if keeper:
+            with suppress(ProcessLookupError, ChildProcessError):
+                os.kill(keeper.process.pid, signal.SIGTERM)
+                os.waitpid(keeper.process.pid, 0)
+            end_orphans()
+            while keeper.process.output.read():
+                pass
+            keeper.process.output.close()
+
+
+def _set_up(server: Server, cancellation: Cancellation) -> tuple[LongshoreError | None, bool]:
+    """Return why no task can run, if so, and whether everyone was told who wants to be."""
+    if not is_needed(server.settings):
+        return None, True
+    try:
+        error, is_stored = set_up(server.settings, server.storage, server.resident, cancellation)
+    except Interrupted as reason:
+        return reason, True
+    return error, is_stored or not server.settings.setup_result_place
 
 
 STOP_SECONDS = 110
@@ -84,20 +152,25 @@ class _Stop:
 
 
 def run_list(
-    tasks: Sequence[Task], server: Server, cancellation: Cancellation, on_progress: Callable[[], None]
+    tasks: Sequence[Task],
+    server: Server,
+    cancellation: Cancellation,
+    on_progress: Callable[[], None],
+    skip_reason: LongshoreError | None = None,
+    spared: int = 0,
 ) -> bool:
     """Run tasks until one fails; those behind it get a result that says why they did not run.
 
-    Returns whether every task has a stored result.
+    With a `skip_reason` none is run. `spared` is the process that stays between tasks. Returns whether every task has
+    a stored result.
     """
     all_stored = True
-    skip_reason: LongshoreError | None = None
     for task in tasks:
         if skip_reason:
-            outcome = finish(Record(task, error=skip_reason), server)
+            outcome = finish(Record(task, error=skip_reason), server, tell=False)
         else:
-            outcome = run_task(task, server, cancellation, on_group=lambda group: None)
-            end_orphans()
+            outcome = run_task(task, server, cancellation, on_group=_ignore)
+            end_orphans(but=spared)
             if outcome.result.return_code:
                 logger.error("Stopping due to failure of task %s", task.pk)
                 skip_reason = cancellation.reason or TaskSkipped()

@@ -100,13 +100,21 @@ def reap() -> list[tuple[int, int]]:
         ended.append((pid, os.waitstatus_to_exitcode(status)))
 
 
-def end_orphans() -> None:
-    """End all our children: those that we adopted are what a task left behind outside its process group."""
+def reap_orphans(but: int) -> None:
+    """Reap all children that have ended, but for one that somebody waits for."""
+    for pid in _all_children():
+        if pid != but:
+            with suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+
+
+def end_orphans(but: int = 0) -> None:
+    """End all our children but one: those that we adopted are what a task left behind outside its process group."""
     deadline = time.monotonic() + ORPHANS_SECONDS
-    while (orphans := _all_children()) and time.monotonic() < deadline:
+    while (orphans := [pid for pid in _all_children() if pid != but]) and time.monotonic() < deadline:
         for pid in orphans:
             os.kill(pid, signal.SIGKILL)  # none is reaped by anyone but us, so none is another process by now
-        reap()
+        reap_orphans(but)
         time.sleep(0.01)
 
 

@@ -9,6 +9,9 @@ keep its words.
 import signal
 from typing import Any, ClassVar
 
+NO_TASK = "Input should be a valid dictionary or object to extract fields from"
+"""The drop-in's words for a body, or a part of one, that is no JSON object."""
+
 
 class LongshoreError(Exception):
     """Is the root of the tree; `http_status` says whose fault it is (see the four branches below)."""
@@ -82,10 +85,16 @@ class BodyTooLarge(RequestError):
 
 
 class ContentTypeUnsupported(RequestError):
+    """Says it under `detail` in the drop-in's words, which takes such a body as text that is no task."""
+
     code = "content_type_unsupported"
-    http_status = 415
+    http_status = 422
     hint = "Send one task as application/json, or one task a line as application/jsonlines."
     sentence = "The content type of the request is not that of a task"
+
+    @property
+    def detail(self) -> list[dict[str, Any]]:
+        return [{"type": "model_attributes_type", "loc": ["body"], "msg": NO_TASK}]
 
 
 class TaskInvalid(RequestError):
@@ -333,7 +342,7 @@ class ServerNotStarted(TaskError):
     sentence = "Failed to start the algorithm container's inference server"  # contract
 
     def __init__(self, why: str) -> None:
-        self.hint = why
+        self.why = self.hint = why
         super().__init__()
 
 
@@ -435,6 +444,12 @@ class OutputsNotStored(ServerError):
     code = "outputs_not_stored"
     hint = "The server's log names S3's answer."
     sentence = "The outputs could not be uploaded"
+
+
+class SetupResultNotStored(ServerError):
+    code = "setup_result_not_stored"
+    hint = "The server's log names S3's answer."
+    sentence = "The result of the set-up could not be uploaded"
 
 
 class ResultNotStored(ServerError):

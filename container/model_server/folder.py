@@ -26,33 +26,40 @@ Snapshot = dict[str, "Snapshot | Identity"]
 class TaskFolder:
     """A folder that tasks use, with what it held when we started: that is not ours to delete.
 
-    `left` is what it held when it was last reset: what a task has not changed since is not its output. `lock` keeps
-    other servers out of the folder for as long as this object lives.
+    `left` is what it held when it was last reset: what a task has not changed since is not its output. `home` is the
+    folder that it is in, as it was when we started. `lock` keeps other servers out for as long as this object lives.
     """
 
     path: Path
     mode: int
     kept: Snapshot
     left: Snapshot
+    home: int
     lock: int
 
     def reset(self) -> None:
         """Remove all that was not there when we started; raises FoldersNotReset."""
         try:
-            try:
-                folder = _open_writable(self.path)
-            except (FileNotFoundError, NotADirectoryError):  # a task removed it, or put something else in its place
-                self.path.unlink(missing_ok=True)
-                _make(self.path, self.mode)
-                self.left = {}
-                return
-            try:
-                _empty(folder, self.kept)
-                self.left = snapshot(folder)
-            finally:
-                os.close(folder)
+            self._reset()
+            at_home = os.path.samestat(os.stat(self.path.parent), os.stat(self.home))
         except OSError as error:
             raise FoldersNotReset from error
+        if not at_home:  # a task moved what the folder is in: the path leads elsewhere now
+            raise FoldersNotReset
+
+    def _reset(self) -> None:
+        try:
+            folder = open_writable(self.path.name, self.home)
+        except (FileNotFoundError, NotADirectoryError):  # it was removed, or something else put in its place
+            unlinked(self.path.name, self.home)
+            make(self.path.name, self.home, self.mode)
+            self.left = {}
+            return
+        try:
+            empty(folder, self.kept)
+            self.left = snapshot(folder)
+        finally:
+            os.close(folder)
 
     def was_here(self, parts: tuple[str, ...], found: os.stat_result) -> bool:
         """Say whether the file at `parts` is one that was here before the task, unchanged."""
@@ -62,6 +69,7 @@ class TaskFolder:
         return place == identity(found)
 
     def __del__(self) -> None:
+        os.close(self.home)
         os.close(self.lock)
 
 
@@ -72,7 +80,8 @@ def claim(path: Path, mode: int) -> TaskFolder:
     """
     try:
         if not path.is_dir():
-            _make(path, mode)
+            path.mkdir(parents=True)
+            path.chmod(mode)
         path = path.resolve()  # once and for all: a link that is there later is a task's
         folder = os.open(path, OPEN_FOLDER)
         try:
@@ -80,7 +89,9 @@ def claim(path: Path, mode: int) -> TaskFolder:
                 raise StartFailed(f"The folder {path} can not be written to")
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
             kept = snapshot(folder)
-            return TaskFolder(path, mode, kept, kept, os.dup(folder))
+            mode = stat.S_IMODE(os.fstat(folder).st_mode)
+            home = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            return TaskFolder(path, mode, kept, kept, home, os.dup(folder))
         finally:
             os.close(folder)
     except BlockingIOError as error:
@@ -91,9 +102,14 @@ def claim(path: Path, mode: int) -> TaskFolder:
         raise StartFailed(f"The folder {path} can not be used: {error.strerror}") from error
 
 
-def _make(path: Path, mode: int) -> None:
-    path.mkdir(parents=True)
-    path.chmod(mode)
+def make(name: str, folder: int, mode: int) -> None:
+    """Make a folder in another, with just these rights whatever the umask is."""
+    os.mkdir(name, dir_fd=folder)
+    made = os.open(name, OPEN_FOLDER, dir_fd=folder)
+    try:
+        os.fchmod(made, mode)
+    finally:
+        os.close(made)
 
 
 def identity(found: os.stat_result) -> Identity:
@@ -119,7 +135,7 @@ def snapshot(folder: int) -> Snapshot:
     return held
 
 
-def _empty(folder: int, kept: Snapshot) -> None:
+def empty(folder: int, kept: Snapshot) -> None:
     """Remove what has a name that was not there; what has one stays, whoever changed it since."""
     names = set(os.listdir(folder))
     for name in names & kept.keys():
@@ -127,25 +143,25 @@ def _empty(folder: int, kept: Snapshot) -> None:
         if isinstance(before, dict) and stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
             inner = _open_kept(name, folder)
             try:
-                _empty(inner, before)
+                empty(inner, before)
             finally:
                 os.close(inner)
-    _remove(folder, list(names - kept.keys()))
+    remove(folder, list(names - kept.keys()))
 
 
-def _remove(folder: int, names: list[str]) -> None:
+def remove(folder: int, names: list[str]) -> None:
     """Remove entries of a folder, whatever they are and however deep they go."""
     fresh = f".removed-{secrets.token_hex(8)}-"
     moved = 0
     while names:
         name = names.pop()
-        if _unlinked(name, folder):
+        if unlinked(name, folder):
             continue
-        inner = _open_writable(name, folder)
+        inner = open_writable(name, folder)
         try:
             for entry in os.listdir(inner):
-                if not _unlinked(entry, inner):
-                    os.close(_open_writable(entry, inner))
+                if not unlinked(entry, inner):
+                    os.close(open_writable(entry, inner))
                     moved += 1
                     os.rename(entry, f"{fresh}{moved}", src_dir_fd=inner, dst_dir_fd=folder)
                     names.append(f"{fresh}{moved}")
@@ -154,7 +170,7 @@ def _remove(folder: int, names: list[str]) -> None:
         os.rmdir(name, dir_fd=folder)
 
 
-def _unlinked(name: str, folder: int) -> bool:
+def unlinked(name: str, folder: int) -> bool:
     """Remove an entry unless it is a folder; return whether it is gone."""
     try:
         os.unlink(name, dir_fd=folder)
@@ -170,10 +186,10 @@ def _open_kept(name: str, folder: int) -> int:
     try:
         return os.open(name, OPEN_FOLDER, dir_fd=folder)
     except PermissionError:
-        return _open_writable(name, folder)
+        return open_writable(name, folder)
 
 
-def _open_writable(name: str | Path, folder: int | None = None) -> int:
+def open_writable(name: str | Path, folder: int | None = None) -> int:
     """Open a folder, after giving its owner all rights: a program may have taken them away."""
     path = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     try:

@@ -20,8 +20,10 @@ from predictor import Predictor
 
 from .folder import TaskFolder
 from .ledger import Ledger
+from .linked_input import InputFolder
 from .log_channel import LogChannels
 from .processes import end_group
+from .resident_channel import ResidentChannel
 from .run_folder import RunFolder
 from .runner import Server
 from .scoreboard import Scoreboard
@@ -52,12 +54,13 @@ class Inherited:
 
     settings: Settings
     command: list[str]
-    input: TaskFolder
+    input: InputFolder
     output: TaskFolder
     folder: RunFolder
     channels: LogChannels
     scoreboard: Scoreboard
     ledger: Ledger
+    resident: ResidentChannel | None
 
 
 class ModelServer(Application):
@@ -91,6 +94,7 @@ class ModelServer(Application):
             storage=Storage.from_settings(inherited.settings),
             channels=inherited.channels,
             default_timeout=inherited.settings.timeout,
+            resident=inherited.resident,
         )
         slots = Slots(inherited.folder.locks, inherited.scoreboard)
         self._predictor = Predictor(server, inherited.scoreboard, slots, inherited.ledger)
@@ -125,6 +129,8 @@ def run_gunicorn(inherited: Inherited) -> None:
     """Run gunicorn's arbiter to its end, in the process that was forked for it."""
     faulthandler.enable()
     inherited.channels.close_readers()
+    if inherited.resident:
+        inherited.resident.close_keeper()
     ModelServer(inherited).run()
 
 

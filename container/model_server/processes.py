@@ -33,3 +33,11 @@ def signal_group(group: int, signum: int) -> bool:
     except PermissionError:  # some members changed their user to one that we may not signal
         return True
     return True
+
+
+def signal_name(number: int) -> str:
+    """Return the name of a signal, also of one that has none."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -128,13 +128,14 @@ class Record:
 
     def result(self) -> Result:
         task, ran, error = self.task, self.exit, self.error
+        duration = timedelta(seconds=ran.seconds) if ran else None
         return Result(
             pk=task.pk,
             return_code=error.return_code if error else 0,
             user_safe_error_message=error.user_message if error else "",
             user_process_last_stderr_lines=ran.last_stderr_lines if ran else [],
-            exec_duration=timedelta(seconds=ran.seconds) if ran else None,
-            invoke_duration=None,
+            exec_duration=duration if ran and not ran.resident else None,
+            invoke_duration=duration if ran and ran.resident else None,
             outputs=[
                 Output(
                     relative_path=path,

@@ -4,15 +4,26 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from .cancellation import Cancellation
-from .errors import FoldersNotReset, InternalError, LongshoreError, ResultNotStored
+from .errors import (
+    FoldersNotReset,
+    InternalError,
+    Interrupted,
+    InvokeBroken,
+    InvokeUnreachable,
+    LongshoreError,
+    ResultNotStored,
+)
 from .folder import TaskFolder
+from .linked_input import InputFolder
 from .log_channel import LogChannels
 from .logs import logger, tell_user
 from .process import Exit, Limits, run
 from .program import Program
+from .resident_channel import ResidentChannel
 from .result import Record, Result, store
 from .settings import Settings
 from .stage_in import stage_in
@@ -23,15 +34,19 @@ from .task import Task
 
 @dataclass(frozen=True)
 class Server:
-    """What a process needs to run tasks; `default_timeout` in seconds is for tasks that name none."""
+    """What a process needs to run tasks; `default_timeout` in seconds is for tasks that name none.
+
+    `resident` leads to the algorithm where that is a server of its own.
+    """
 
     settings: Settings
     command: list[str]
-    input: TaskFolder
+    input: InputFolder
     output: TaskFolder
     storage: Storage
     channels: LogChannels
     default_timeout: float | None
+    resident: ResidentChannel | None = None
 
 
 class Outcome(NamedTuple):
@@ -55,8 +70,10 @@ def run_task(
     record = Record(task, queue_seconds)
     try:
         cancellation.raise_if_set()
-        with task_folders(server):
-            stage_in(task, server.input.path, server.storage, cancellation, record.staged_in)
+        if server.resident:
+            server.resident.await_health(cancellation)  # and until nothing goes on of a task before
+        with task_folders(task, server) as inputs:
+            stage_in(task, inputs, server.storage, cancellation, record.staged_in)
             record.exit = run_process(task, server, cancellation, on_group)
             if record.exit.error:
                 raise record.exit.error
@@ -70,12 +87,12 @@ def run_task(
 
 
 @contextmanager
-def task_folders(server: Server) -> Iterator[None]:
-    """Give the block /input and /output, ours and empty; empty them again after it."""
+def task_folders(task: Task, server: Server) -> Iterator[Path]:
+    """Give the block /input and /output, ours and empty, and the folder to stage into; empty all again after it."""
     server.input.reset()
     server.output.reset()
     try:
-        yield
+        yield server.input.link(task.pk)
     finally:
         for folder in (server.input, server.output):
             try:
@@ -88,6 +105,8 @@ def run_process(task: Task, server: Server, cancellation: Cancellation, on_group
     """Run the algorithm for a task, within the task's own time limit or the server's."""
     settings = server.settings
     run_seconds = task.timeout.total_seconds() if task.timeout else server.default_timeout
+    if server.resident:
+        return call_resident(task, server.resident, run_seconds, cancellation)
     try:
         return run(
             Program.from_settings(settings, server.command),
@@ -101,10 +120,24 @@ def run_process(task: Task, server: Server, cancellation: Cancellation, on_group
         on_group(0)
 
 
-def finish(record: Record, server: Server) -> Outcome:
-    """Tell everyone how a task ended: the user, the log, and the result object."""
+def call_resident(task: Task, resident: ResidentChannel, run_seconds: float | None, cancellation: Cancellation) -> Exit:
+    """Have the algorithm's own server run a task; raises InvokeUnreachable and InvokeBroken."""
+    answer = resident.invoke(task.pk, run_seconds, cancellation)
+    fault = answer.fault
+    if isinstance(fault, (InvokeUnreachable, InvokeBroken)):
+        raise fault  # contract: their results have neither a duration nor lines
+    if isinstance(fault, Interrupted):
+        fault = cancellation.reason or fault
+    return Exit(fault, answer.seconds, answer.last_stderr_lines, answer.peak_memory_bytes, resident=True)
+
+
+def finish(record: Record, server: Server, tell: bool = True) -> Outcome:
+    """Tell everyone how a task ended: the user, the log, and the result object.
+
+    Without `tell` the user's log is left alone: its last line is what another task failed with (contract).
+    """
     result, error = record.result(), record.error
-    if error and error.user_message:
+    if tell and error and error.user_message:
         tell_user(logging.ERROR, error.user_message, record.task.pk)
     try:
         store(result, record.task, server.settings.signing_key, server.storage)

@@ -2,7 +2,7 @@
 
 A piece of anonymous memory that PID 1 makes before it forks gunicorn, so all workers share it and no other program
 can reach it. Apache and gunicorn's kin call such a table a scoreboard. Each field is written by one process at a time:
-a slot's by the holder of its lock, the queue's under a lock, `ready` by PID 1.
+a slot's by the holder of its lock, the queue's under a lock, the state's as `ServerState` says.
 """
 
 import ctypes
@@ -25,29 +25,46 @@ class QueueEntry(ctypes.Structure):
     worker: int
 
 
+class ServerState(ctypes.Structure):
+    """What has to be true before tasks can run.
+
+    PID 1 sets `listening` once nginx has its port, and `set_up`. The keeper of a resident program sets `healthy`, and
+    `resident`, the program's process group, 0 for none.
+    """
+
+    _fields_ = (
+        ("listening", ctypes.c_int32),
+        ("set_up", ctypes.c_int32),
+        ("healthy", ctypes.c_int32),
+        ("resident", ctypes.c_int32),
+    )
+    listening: int
+    set_up: int
+    healthy: int
+    resident: int
+
+
 class Scoreboard:
-    """The shared table: `slots` and `queue` are arrays of entries; `ready` is set once the set-up is done."""
+    """The shared table: `state`, and the arrays of entries `slots` and `queue`."""
 
     def __init__(self, slots: int, queue_limit: int) -> None:
         class Table(ctypes.Structure):
             _fields_ = (
-                ("ready", ctypes.c_int32),
+                ("state", ServerState),
                 ("last_ticket", ctypes.c_uint64),
                 ("slots", SlotEntry * slots),
                 ("queue", QueueEntry * queue_limit),
             )
 
         self._table = Table.from_buffer(mmap.mmap(-1, ctypes.sizeof(Table)))
+        self.state: ServerState = self._table.state
         self.slots: list[SlotEntry] = list(self._table.slots)
         self.queue: list[QueueEntry] = list(self._table.queue)
 
     @property
     def ready(self) -> bool:
-        return bool(self._table.ready)
-
-    @ready.setter
-    def ready(self, value: bool) -> None:
-        self._table.ready = value
+        """Say whether tasks can run."""
+        return bool(self.state.listening and self.state.set_up and self.state.healthy)
 
     def next_ticket(self) -> int:
         """Return a ticket higher than all before; only under the queue's lock."""

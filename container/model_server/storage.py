@@ -1,16 +1,17 @@
-"""S3, as far as we need it: get an object into a file, put a file, put bytes. The one seam to the storage.
+"""S3, as far as we need it: get an object as a file or a stream, put a file, put bytes. The one seam to the storage.
 
 Only s3:GetObject on inputs and s3:PutObject on outputs are needed: no HEAD, no list, no abort. Every request is tried
 again with growing pauses, from its start, for a minute after it first failed: a body that broke off, was too short or
 had a wrong checksum is fetched anew, and a file appears under its name only when it is whole.
 """
 
+import io
 import os
 import random
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING, BinaryIO, Self, TypeVar
 
@@ -20,6 +21,8 @@ from .logs import logger
 from .settings import Settings
 
 if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+    from botocore.response import StreamingBody
     from types_boto3_s3 import S3Client
 
 CHUNK_BYTES = 1024 * 1024
@@ -118,6 +121,29 @@ class Storage:
                 size += len(chunk)
         return size
 
+    def get_stream(
+        self, bucket: str, key: str, consume: Callable[[io.BufferedReader], T], cancellation: Cancellation
+    ) -> T:
+        """Return what `consume` makes of an object while it is read; raises its errors, and as `get_file`.
+
+        It is called anew for each attempt. What it returned or raised counts only if the object came whole.
+        """
+        return self._retried(lambda: self._get_stream(bucket, key, consume, cancellation), cancellation).result()
+
+    def _get_stream(
+        self, bucket: str, key: str, consume: Callable[[io.BufferedReader], T], cancellation: Cancellation
+    ) -> "Future[T]":
+        outcome: Future[T] = Future()
+        body = self.client.get_object(Bucket=bucket, Key=key)["Body"]
+        with body:
+            stream = _Body(body, cancellation)
+            try:
+                outcome.set_result(consume(io.BufferedReader(stream, CHUNK_BYTES)))
+            except Exception as error:
+                outcome.set_exception(error)
+            stream.read_to_end()
+        return outcome
+
     def get_bytes(self, bucket: str, key: str, cancellation: Cancellation) -> bytes:
         """Return a small object; raises as `get_file`."""
         data: bytes = self._retried(lambda: self.client.get_object(Bucket=bucket, Key=key)["Body"].read(), cancellation)
@@ -168,6 +194,39 @@ class Storage:
         raise AssertionError("unreachable")
 
 
+class _Body(io.RawIOBase):
+    """The body of an object as a file; reading it raises the cancellation's reason once there is one.
+
+    The body does not end with it: whoever buffers the file may close it, and there may be more to compare.
+    """
+
+    def __init__(self, body: "StreamingBody", cancellation: Cancellation) -> None:
+        self._body = body
+        self._cancellation = cancellation
+        self._fault: Exception | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        view = memoryview(buffer).cast("B")
+        try:
+            self._cancellation.raise_if_set()
+            chunk = self._body.read(len(view))
+        except Exception as error:
+            self._fault = error
+            raise
+        view[: len(chunk)] = chunk
+        return len(chunk)
+
+    def read_to_end(self) -> None:
+        """Read what is left, so that length and checksum are compared; raises what reading raised before."""
+        if self._fault:
+            raise self._fault
+        while self._body.read(CHUNK_BYTES):
+            self._cancellation.raise_if_set()
+
+
 def _write_all(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
@@ -184,6 +243,7 @@ def _final_error(error: BaseException) -> BaseException | None:
         ParamValidationError,
         PartialCredentialsError,
     )
+    from urllib3.exceptions import HTTPError  # botocore lets some of its kinds through while a body is read
 
     if isinstance(error, Boto3Error) and error.__context__:  # S3UploadFailedError holds its cause as text only
         return _final_error(error.__context__)
@@ -193,7 +253,7 @@ def _final_error(error: BaseException) -> BaseException | None:
         return StorageRefused()
     if isinstance(error, ParamValidationError):
         return ObjectForbidden()
-    return None if isinstance(error, BotoCoreError) else error
+    return None if isinstance(error, (BotoCoreError, HTTPError)) else error
 
 
 def _final_answer(status: int, code: str) -> Exception | None:

@@ -2,8 +2,9 @@
 
     main loop: a signal | a child's end | a line of nginx or gunicorn | a worker's word about its tasks | the clock
 
-Signal handlers only write to the wake-up socket. gunicorn is forked before there is any thread, so it begins with
-what PID 1 has imported; nginx is started once gunicorn answers, so no early request finds nobody.
+Signal handlers only write to the wake-up socket. gunicorn, the set-up and the keeper of a resident program are forked
+before there is any thread, so they begin with what PID 1 has imported; nginx is started once gunicorn answers, so no
+early request finds nobody. /ping says 503 until the set-up is done.
 """
 
 import os
@@ -17,15 +18,19 @@ from functools import partial
 from . import lost_tasks, nginx
 from .children import STOP_SIGNALS, Child, adopt_orphans, end_orphans, reap, start
 from .command import algorithm_command
+from .directories import PostClean, make_writable
 from .errors import FoldersNotReset, Interrupted, StartFailed, WorkerLost
-from .folder import claim
 from .gunicorn_app import Inherited, answers_ping, run_gunicorn
 from .ledger import Ledger
+from .linked_input import claim_task_folders
 from .log_channel import LogChannels
 from .logs import configure, logger
-from .processes import end_group, signal_group
+from .processes import end_group, signal_group, signal_name
+from .resident import Resident, run_keeper
+from .resident_channel import ResidentChannel
 from .run_folder import run_folder
 from .scoreboard import Scoreboard
+from .set_up import SetUpExit, is_needed, run_set_up
 from .settings import Settings
 
 STOP_SECONDS = 23.0
@@ -45,19 +50,24 @@ def serve(settings: Settings) -> int:
     configure(channels, settings.log_level)
     adopt_orphans()
     with run_folder(settings.run_path) as folder:
+        input_folder, output_folder = claim_task_folders(settings)
+        post_clean = PostClean(settings.post_clean_directories)
+        make_writable(settings.writable_directories)
         supervisor = Supervisor(
             Inherited(
                 settings=settings,
                 command=command,
-                input=claim(settings.input_path, 0o755),
-                output=claim(settings.output_path, 0o777),
+                input=input_folder,
+                output=output_folder,
                 folder=folder,
                 channels=channels,
                 scoreboard=Scoreboard(settings.slots, settings.queue_limit),
                 ledger=Ledger(),
-            )
+                resident=ResidentChannel() if settings.mode == "resident" else None,
+            ),
+            post_clean,
         )
-        supervisor.start_gunicorn()
+        supervisor.start_forked()
         with channels.relayed():
             return supervisor.run()
 
@@ -65,12 +75,16 @@ def serve(settings: Settings) -> int:
 class Supervisor:
     """The state of PID 1: its children, whether it is stopping, and by when it has to have started or be gone."""
 
-    def __init__(self, inherited: Inherited) -> None:
+    def __init__(self, inherited: Inherited, post_clean: PostClean) -> None:
         self._inherited = inherited
+        self._post_clean = post_clean
         self._scoreboard = inherited.scoreboard
         self._ledger = inherited.ledger
         self._gunicorn: Child | None = None
         self._nginx: Child | None = None
+        self._set_up: Child | None = None
+        self._keeper: Child | None = None
+        self._serving = False
         self._children: dict[int, Child] = {}
         self._reports: dict[int, int] = {}  # pid of the process that reports: worker whose tasks it reports
         self._stopping = False
@@ -82,9 +96,32 @@ class Supervisor:
         self._selector.register(self._signals, selectors.EVENT_READ, self._take_signals)
         self._selector.register(self._ledger, selectors.EVENT_READ, self._hear_workers)
 
-    def start_gunicorn(self) -> None:
-        """Fork gunicorn; before there is any thread."""
-        self._gunicorn = self._start("gunicorn", partial(run_gunicorn, self._inherited))
+    def start_forked(self) -> None:
+        """Fork what begins with our memory; before there is any thread."""
+        inherited, state = self._inherited, self._scoreboard.state
+        self._gunicorn = self._start("gunicorn", partial(run_gunicorn, inherited))
+        if inherited.resident:
+            self._keeper = self._start("resident", partial(run_keeper, self._resident(inherited.resident)))
+        else:
+            state.healthy = True
+        if is_needed(inherited.settings):
+            body = partial(run_set_up, inherited.settings, inherited.channels, inherited.resident)
+            self._set_up = self._start("set-up", body)
+        else:
+            state.set_up = True
+        if inherited.resident:
+            inherited.resident.close()
+
+    def _resident(self, channel: ResidentChannel) -> Resident:
+        inherited, state = self._inherited, self._scoreboard.state
+        return Resident(
+            settings=inherited.settings,
+            command=inherited.command,
+            channels=inherited.channels,
+            channel=channel,
+            on_health=partial(setattr, state, "healthy"),
+            on_group=partial(setattr, state, "resident"),
+        )
 
     def run(self) -> int:
         """Watch over the children until all are gone, and return the exit code."""
@@ -100,6 +137,7 @@ class Supervisor:
                 self._fail("PID 1 failed unexpectedly")
         end_orphans()
         self._empty_task_folders()
+        self._post_clean.clean()
         if self._why:
             logger.critical("Stopped: %s", self._why)
             return 1
@@ -118,17 +156,21 @@ class Supervisor:
     # -- starting
 
     def _is_starting(self) -> bool:
-        return not self._stopping and not self._scoreboard.ready
+        return not self._stopping and not self._serving
 
     def _go_on_starting(self) -> None:
-        settings, folder = self._inherited.settings, self._inherited.folder
-        if time.monotonic() > self._deadline:
+        settings, folder, state = self._inherited.settings, self._inherited.folder, self._scoreboard.state
+        if state.listening:
+            self._serving = self._scoreboard.ready
+        elif time.monotonic() > self._deadline:
             self._fail(f"The server did not start within {START_SECONDS:g} s")
         elif self._nginx is None:
             if answers_ping(folder.socket):
                 self._nginx = self._start("nginx", nginx.body(settings, folder), end_with=signal.SIGQUIT)
         elif nginx.is_listening(folder):
-            self._scoreboard.ready = True
+            state.listening = True
+            self._serving = self._scoreboard.ready
+        if self._serving:
             logger.info(
                 "Serving on port %d: %d workers, %d task at a time, %d places to wait",
                 settings.port,
@@ -165,13 +207,25 @@ class Supervisor:
                 self._worker_ended(pid)
 
     def _child_ended(self, child: Child, code: int) -> None:
-        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        how = f"was ended by {signal_name(-code)}" if code < 0 else f"ended with code {code}"
         if (worker := self._reports.pop(child.pid, None)) is not None:
             if code:
                 logger.error("The results of lost tasks could not be stored: %s %s", child.name, how)
             self._scoreboard.clear_slots(worker)
+        elif child is self._set_up and self._took_set_up(code):
+            pass
         elif not self._stopping:
             self._fail(f"{child.name} {how}")
+
+    def _took_set_up(self, code: int) -> bool:
+        """Go on after the set-up, or stop where a platform knows that it failed; return False for any other end."""
+        self._post_clean.note_fetched()
+        if code == SetUpExit.DONE:
+            self._scoreboard.state.set_up = True
+        elif code == SetUpExit.FAILED_AND_TOLD:
+            logger.error("Stopping: the set-up failed, as its stored result says")
+            self._stop()
+        return code in (SetUpExit.DONE, SetUpExit.FAILED_AND_TOLD)
 
     def _hear_workers(self) -> None:
         for worker in self._ledger.receive():
@@ -210,8 +264,13 @@ class Supervisor:
             os.kill(self._gunicorn.pid, signal.SIGTERM)
         elif self._gunicorn:
             signal_group(self._gunicorn.pid, signal.SIGTERM)  # its workers, whose arbiter is gone
-        if self._nginx and self._nginx.pid in self._children:
-            os.kill(self._nginx.pid, signal.SIGQUIT)
+        for child, signum in (
+            (self._nginx, signal.SIGQUIT),
+            (self._set_up, signal.SIGTERM),
+            (self._keeper, signal.SIGTERM),
+        ):
+            if child and child.pid in self._children:
+                os.kill(child.pid, signum)
 
     def _go_on_stopping(self) -> None:
         now = time.monotonic()
@@ -235,9 +294,9 @@ class Supervisor:
 
     def _kill_everything(self) -> None:
         logger.error("Not everything ended within %g s; killing it", STOP_SECONDS)
-        for slot in self._scoreboard.slots:
-            if slot.group:
-                signal_group(slot.group, signal.SIGKILL)
+        for group in (self._scoreboard.state.resident, *(slot.group for slot in self._scoreboard.slots)):
+            if group:
+                signal_group(group, signal.SIGKILL)
         for child in list(self._children.values()):
             signal_group(child.pid, signal.SIGKILL)
         self._deadline += 1

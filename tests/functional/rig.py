@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from werkzeug.test import TestResponse
 
-from model_server.folder import claim
 from model_server.ledger import Ledger
+from model_server.linked_input import claim_task_folders
 from model_server.log_channel import LogChannels
 from model_server.logs import configure
 from model_server.runner import Server
@@ -138,14 +138,16 @@ class Rig:
         self._log_to(LogChannels())
         self.storage = Storage(endpoint or bucket.endpoint, self.settings.transfers, retry_seconds)
         self.scoreboard = Scoreboard(self.settings.slots, self.settings.queue_limit)
-        self.scoreboard.ready = ready
+        state = self.scoreboard.state
+        state.listening = state.set_up = state.healthy = ready
         locks = root / "locks"
         locks.mkdir()
+        input_folder, output_folder = claim_task_folders(self.settings)
         server = Server(
             settings=self.settings,
             command=command,
-            input=claim(self.input, 0o755),
-            output=claim(self.output, 0o777),
+            input=input_folder,
+            output=output_folder,
             storage=self.storage,
             channels=self.channels,
             default_timeout=self.settings.timeout,

@@ -147,7 +147,7 @@ def test_a_folder_that_is_nested_too_deeply_to_note_is_refused_in_words(tmp_path
     os.close(descriptor)
     with pytest.raises(StartFailed, match="nested too deeply"):
         claim(here, 0o777)
-    TaskFolder(here, 0o777, {}, {}, os.open(here, os.O_RDONLY)).reset()
+    TaskFolder(here, 0o777, {}, {}, os.open(tmp_path, os.O_RDONLY), os.open(here, os.O_RDONLY)).reset()
     assert list(here.iterdir()) == []
 
 

@@ -20,12 +20,15 @@ def test_it_has_as_many_entries_as_asked_for(slots: int, places: int) -> None:
     assert (len(board.slots), len(board.queue)) == (slots, places)
 
 
-def test_readiness_can_be_set_and_taken_back() -> None:
+@pytest.mark.parametrize("missing", ["listening", "set_up", "healthy"])
+def test_tasks_can_run_once_all_that_has_to_be_is_there_and_no_longer_than_that(missing: str) -> None:
     board = Scoreboard(1, 1)
-    board.ready = True
+    board.state.listening = board.state.set_up = board.state.healthy = True
     assert board.ready is True
-    board.ready = False
+    setattr(board.state, missing, False)
     assert board.ready is False
+    setattr(board.state, missing, True)
+    assert board.ready is True
 
 
 def test_tickets_only_rise() -> None:

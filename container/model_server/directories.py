@@ -1,0 +1,98 @@
+"""The folders beside a task's own: opened to every user at the start, and emptied of what came since at the end."""
+
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Self
+
+from .beneath import OPEN_FOLDER, open_folder
+from .folder import open_writable, remove
+from .logs import logger
+
+
+def make_writable(paths: Iterable[Path]) -> None:
+    """Make folders that are missing, and let every user write to them; where that can't be, the log says so."""
+    for path in paths:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            mode = stat.S_IMODE(path.stat().st_mode)
+            if mode | 0o777 != mode:  # no bit is taken away: /tmp stays sticky
+                path.chmod(mode | 0o777)
+        except OSError as error:
+            logger.info("Not every user can write to %s: %s", path, error.strerror)
+
+
+class PostClean:
+    """Empties folders at the end (of the block), but for what they held when this object was made.
+
+    A folder that was missing or empty is emptied. One that held something keeps all but the names that
+    `note_fetched` found to be new.
+    """
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        real = {Path(os.path.realpath(path)) for path in paths}  # a link that is there later is a task's
+        self._before = {path: names for path in sorted(real) if (names := _names(path)) is not None}
+        self._fetched: dict[Path, set[str]] = {}
+
+    def note_fetched(self) -> None:
+        """Note what the set-up has brought; to be called by the same process, before the first task."""
+        self._fetched = {path: (_names(path) or set()) - before for path, before in self._before.items()}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.clean()
+
+    def clean(self) -> None:
+        """Empty the folders; the log says what can't be removed."""
+        for path, before in self._before.items():
+            if before and not self._fetched.get(path):
+                continue
+            try:
+                folder = _open_real(path)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                logger.warning("The folder %s can not be emptied: %s", path, error.strerror)
+                continue
+            try:
+                _remove_all(path, folder, self._fetched[path] if before else set(os.listdir(folder)))
+            finally:
+                os.close(folder)
+
+
+def _names(path: Path) -> set[str] | None:
+    """Return what is in a folder; nothing is in one that is missing, and None is what we may not clean."""
+    try:
+        return set(os.listdir(path))
+    except FileNotFoundError:
+        return set()
+    except OSError:
+        return None
+
+
+def _open_real(path: Path) -> int:
+    """Open a folder; nothing on the way to it may be a link."""
+    root = os.open("/", OPEN_FOLDER)
+    try:
+        home = open_folder(root, path.parts[1:-1])
+    finally:
+        os.close(root)
+    try:
+        return open_writable(path.name, home)
+    finally:
+        os.close(home)
+
+
+def _remove_all(path: Path, folder: int, names: set[str]) -> None:
+    """Remove what can be removed, though one of the names can't."""
+    fault: OSError | None = None
+    for name in names:
+        try:
+            remove(folder, [name])
+        except OSError as error:
+            fault = error
+    if fault:
+        logger.warning("The folder %s could not be emptied: %s", path, fault.strerror)

@@ -1,0 +1,166 @@
+"""The way of questions to the process that keeps the algorithm's own server, and of its answers.
+
+Whoever asks makes a socket pair and hands one end over, so an answer can't reach another than who asked, and its end
+is seen by both sides: a question whose asker is gone is withdrawn, a keeper that is gone answers nobody.
+"""
+
+import json
+import select
+import socket
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from .cancellation import Cancellation
+from .errors import (
+    Interrupted,
+    InvokeBroken,
+    InvokeRefused,
+    InvokeUnreachable,
+    LongshoreError,
+    ServerNotHealthy,
+    ServerNotStarted,
+    TimeLimitExceeded,
+)
+
+READ_BYTES = 64 * 1024
+MAX_QUESTION_BYTES = 4096
+ANSWER_SECONDS = 5.0
+"""How long an asker may take to read its answer."""
+
+ERRORS: dict[str, type[LongshoreError]] = {
+    error.code: error
+    for error in (
+        Interrupted,
+        InvokeBroken,
+        InvokeRefused,
+        InvokeUnreachable,
+        ServerNotHealthy,
+        ServerNotStarted,
+        TimeLimitExceeded,
+    )
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How a call ended: `error` is the code of one of ours and `facts` what it is made with, None if all went well."""
+
+    error: str | None = None
+    facts: list[float | str] = field(default_factory=list)
+    seconds: float = 0.0
+    last_stderr_lines: list[str] = field(default_factory=list)
+    peak_memory_bytes: int = 0
+
+    @property
+    def fault(self) -> LongshoreError | None:
+        return ERRORS[self.error](*self.facts) if self.error else None
+
+
+NOBODY = Answer(Interrupted.code)
+"""What is taken as the answer when the keeper is gone: the container is about to stop."""
+
+
+class Question:
+    """A question as the keeper has it: run the task `task`, or with None for it, be healthy.
+
+    Its descriptor becomes readable when it is withdrawn.
+    """
+
+    def __init__(self, asker: socket.socket, task: str | None, run_seconds: float | None) -> None:
+        self.task = task
+        self.run_seconds = run_seconds
+        self._asker = asker
+
+    def fileno(self) -> int:
+        return self._asker.fileno()
+
+    @property
+    def withdrawn(self) -> bool:
+        poll = select.poll()
+        poll.register(self, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def answer(self, answer: Answer) -> None:
+        """Answer, and close the connection; nothing happens if nobody waits for it any more."""
+        self._asker.settimeout(ANSWER_SECONDS)
+        with self._asker, suppress(OSError):
+            self._asker.sendall(json.dumps(vars(answer)).encode())
+
+
+class ResidentChannel:
+    """One for all workers and the keeper; made before they are forked."""
+
+    def __init__(self) -> None:
+        self._keeper, self._asker = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+    # -- in who asks
+
+    def await_health(self, cancellation: Cancellation) -> None:
+        """Wait until the server is healthy; raises ServerNotStarted, ServerNotHealthy and the cancellation's reason."""
+        with self._asked(None, None) as connection:
+            answer = _received(connection, cancellation)
+            cancellation.raise_if_set()
+        if fault := answer.fault:
+            raise fault
+
+    def invoke(self, task: str, run_seconds: float | None, cancellation: Cancellation) -> Answer:
+        """Have a task run, and return how that went once nothing of it goes on.
+
+        When the task is cancelled the server is ended, which is waited for.
+        """
+        with self._asked(task, run_seconds) as connection:
+            answer = _received(connection, cancellation)
+            if cancellation.reason and answer == NOBODY:
+                connection.shutdown(socket.SHUT_WR)
+                answer = _received(connection)
+            return answer
+
+    def _asked(self, task: str | None, run_seconds: float | None) -> socket.socket:
+        """Ask, and return the connection on which the answer comes."""
+        mine, theirs = socket.socketpair()
+        with theirs, suppress(OSError):  # the keeper is gone: nobody answers
+            socket.send_fds(self._asker, [json.dumps([task, run_seconds]).encode()], [theirs.fileno()])
+        return mine
+
+    def close_keeper(self) -> None:
+        """Make this process one that only asks; after a fork."""
+        self._keeper.close()
+
+    # -- in the keeper
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when there is a question."""
+        return self._keeper.fileno()
+
+    def receive(self) -> Question:
+        message, descriptors, _, _ = socket.recv_fds(self._keeper, MAX_QUESTION_BYTES, 1)
+        task, run_seconds = json.loads(message)
+        return Question(socket.socket(fileno=descriptors[0]), task, run_seconds)
+
+    def close_asker(self) -> None:
+        """Make this process the keeper; after a fork."""
+        self._asker.close()
+
+    # -- in whoever made it
+
+    def close(self) -> None:
+        """Leave it to those that were forked."""
+        self._keeper.close()
+        self._asker.close()
+
+
+def _received(connection: socket.socket, cancellation: Cancellation | None = None) -> Answer:
+    """Return the answer that comes on a connection, or NOBODY: if none comes, or half of one, or if it is cancelled."""
+    received = b""
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    if cancellation:
+        poll.register(cancellation, select.POLLIN)
+    while received or connection.fileno() in dict(poll.poll()):  # once begun an answer is taken whole
+        chunk = connection.recv(READ_BYTES)
+        received += chunk
+        if not chunk:
+            with suppress(ValueError):
+                return Answer(**json.loads(received))
+            break
+    return NOBODY

@@ -1,0 +1,229 @@
+"""Unpacking a tarball while it is read, by the rules of the standard library's "data" filter.
+
+They are kept here since the Python of Debian 12 has no such filter. Nothing is trusted: what an archive asks us to keep
+in memory is bounded, and no member or link leads out of the folder, whatever the links among its members do.
+"""
+
+import bz2
+import gzip
+import lzma
+import os
+import re
+import stat
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from io import BufferedReader
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, Self
+
+from .user import User
+
+FORMATS: list[tuple[re.Pattern[bytes], Callable[[BinaryIO], Any]]] = [
+    (re.compile(rb"\x1f\x8b"), gzip.open),
+    (re.compile(rb"BZh[1-9]1AY&SY"), bz2.open),
+    (re.compile(rb"\xfd7zXZ\0|\x5d\0\0\x80"), lzma.open),
+]
+COPY_BYTES = 256 * 1024
+MAX_HEADER_BYTES = 1024 * 1024
+"""How much may lie between the contents of two members: tarfile keeps it in memory."""
+
+FOLDER_MODE = 0o755
+
+
+class MemberRefused(Exception):
+    """A member may not be unpacked; the message is the reason in words, without the member's name."""
+
+
+def unpack(body: BufferedReader, folder: Path, user: User, check: Callable[[], None]) -> bool:
+    """Unpack a tarball into an empty folder, and return whether the archive names the folder itself.
+
+    `check` is called all along, and ends the work by raising. Anything else that is raised is a fault of the archive,
+    but for an OSError with an `errno`, which is one of the disk.
+    """
+    source: Any = _Source(_decompressed(body), check)
+    members = _Members(folder, user)
+    with tarfile.open(fileobj=source, mode="r|", tarinfo=_Header) as archive:
+        while member := source.next_member(archive):
+            members.add(member, archive.fileobj)
+    source.read_to_end()
+    return members.named_root
+
+
+def _decompressed(body: BufferedReader) -> Any:
+    start = body.peek(10)
+    return next((opener(body) for magic, opener in FORMATS if magic.match(start)), body)
+
+
+class _Header(tarfile.TarInfo):
+    """A header that must be whole: tarfile takes one that is broken or missing for the end of the archive."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if len(buf) == tarfile.BLOCKSIZE and not any(buf):  # the end, as it should be
+                raise
+            raise tarfile.ReadError("a header is broken or missing") from error
+
+
+class _Source:
+    """The archive as tarfile reads it; keeps it from reading much into memory at once."""
+
+    def __init__(self, plain: Any, check: Callable[[], None]) -> None:
+        self._plain = plain
+        self._check = check
+        self._header_bytes_left: float = MAX_HEADER_BYTES  # `tarfile.open` reads the first header
+
+    def read(self, size: int) -> bytes:
+        self._check()
+        data: bytes = self._plain.read(size)
+        self._header_bytes_left -= len(data)
+        if self._header_bytes_left < 0:
+            raise MemberRefused("a header is too large")
+        return data
+
+    def next_member(self, archive: Any) -> tarfile.TarInfo | None:
+        """Return the next member of the archive that reads from here, None at its end."""
+        self._header_bytes_left = MAX_HEADER_BYTES
+        member: tarfile.TarInfo | None = archive.next()
+        self._header_bytes_left = float("inf")
+        archive.members.clear()  # tarfile would keep them all
+        if sum(len(name) + len(value) for name, value in archive.pax_headers.items()) > MAX_HEADER_BYTES:
+            raise MemberRefused("the headers for all members are too large")
+        return member
+
+    def read_to_end(self) -> None:
+        """Read what follows the last member: only then are the checksums of a compressed archive compared."""
+        while self._plain.read(COPY_BYTES):
+            self._check()
+
+
+class _Members:
+    """Makes one member after another beneath a folder; of two with the same name the later one stays."""
+
+    def __init__(self, root: Path, user: User) -> None:
+        self.named_root = False
+        self._root = Path(os.path.realpath(root))
+        self._user = user
+
+    def add(self, member: tarfile.TarInfo, source: Any) -> None:
+        place = self._place(member.name)
+        if place == self._root:
+            self._name_root(member)
+            return
+        with _times_kept(place.parent):
+            if member.isreg():
+                self._add_file(place, member, source)
+            elif member.isdir():
+                self._add_folder(place, member)
+            elif member.issym():
+                self._add_link(place, member.linkname, member)
+            elif member.islnk():
+                self._add_hard_link(place, member)
+            else:
+                raise MemberRefused("a member is neither a file nor a folder nor a link")
+
+    def _place(self, name: str) -> Path:
+        """Return the path of a name without links on the way to it, with the folders above made; they stay ours."""
+        relative = PurePosixPath(name.lstrip("/"))
+        parent = Path(os.path.realpath(self._root / relative.parent))
+        if relative.name == ".." or not parent.is_relative_to(self._root):
+            raise MemberRefused("a member leads out of the folder")
+        if not parent.exists():
+            for above in (*reversed(parent.parents), parent):
+                if not above.exists():
+                    with _times_kept(above.parent):
+                        _make_folder(above)
+        return parent / relative.name
+
+    def _name_root(self, member: tarfile.TarInfo) -> None:
+        if not member.isdir():
+            raise MemberRefused("a member would replace the folder")
+        self.named_root = True
+
+    def _add_file(self, place: Path, member: tarfile.TarInfo, source: Any) -> None:
+        place.unlink(missing_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(place, flags, 0o600), "wb") as file:
+            source.seek(member.offset_data)
+            sparse: Any = member.sparse  # the pieces of a file with holes
+            for offset, size in [(0, member.size)] if sparse is None else sparse:
+                file.seek(offset)
+                _copy(source, file, size)
+            file.truncate(member.size)
+            os.fchmod(file.fileno(), _file_mode(member.mode))
+        self._finish(place, member)
+
+    def _add_folder(self, place: Path, member: tarfile.TarInfo) -> None:
+        if place.is_symlink() or not place.is_dir():
+            place.unlink(missing_ok=True)
+            _make_folder(place)
+        self._finish(place, member)
+
+    def _add_link(self, place: Path, target: str, member: tarfile.TarInfo) -> None:
+        """Make a symbolic link that stays beneath the root, whatever becomes of the members that it leads through.
+
+        Its steps upwards are all at its beginning, where they lead through folders that are no links.
+        """
+        absolute = os.path.isabs(target)
+        target = os.path.normpath(target)
+        if absolute or target.split("/").count("..") > len(place.parent.parts) - len(self._root.parts):
+            raise MemberRefused("a link leads out of the folder")
+        place.unlink(missing_ok=True)
+        place.symlink_to(target)
+        self._finish(place, member)
+
+    def _add_hard_link(self, place: Path, member: tarfile.TarInfo) -> None:
+        if os.path.isabs(member.linkname):
+            raise MemberRefused("a link leads out of the folder")
+        target = self._place(member.linkname)
+        if target.is_symlink():  # a second name for it, elsewhere, would lead elsewhere
+            self._add_link(place, os.readlink(target), member)
+        elif target != place:
+            place.unlink(missing_ok=True)
+            os.link(target, place, follow_symlinks=False)
+
+    def _finish(self, place: Path, member: tarfile.TarInfo) -> None:
+        own(place, self._user)
+        with suppress(OSError, OverflowError, ValueError):  # a time that the disk can't hold
+            os.utime(place, (member.mtime, member.mtime), follow_symlinks=False)
+
+
+def own(place: Path, user: User) -> None:
+    """Give a file, a folder or a link itself to a user."""
+    if user.uid is not None or user.gid is not None:
+        uid = -1 if user.uid is None else user.uid
+        gid = -1 if user.gid is None else user.gid
+        os.chown(place, uid, gid, follow_symlinks=False)
+
+
+@contextmanager
+def _times_kept(folder: Path) -> Iterator[None]:
+    """Let a folder keep its times while something is made in it: they may be those of its own member."""
+    before = folder.stat()
+    yield
+    with suppress(OSError):
+        os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def _make_folder(place: Path) -> None:
+    place.mkdir()
+    place.chmod(FOLDER_MODE)  # whatever the umask is
+
+
+def _file_mode(mode: int) -> int:
+    mode &= 0o755
+    if not mode & stat.S_IXUSR:
+        mode &= ~0o111
+    return mode | stat.S_IRUSR | stat.S_IWUSR
+
+
+def _copy(source: Any, file: BinaryIO, size: int) -> None:
+    while size > 0:
+        data = source.read(min(size, COPY_BYTES))
+        if not data:
+            raise EOFError("the archive is cut off")
+        file.write(data)
+        size -= len(data)
