@@ -22,7 +22,8 @@ class CallBroken(Exception):
 class LoopbackCall:
     """A request without a body, on a connection of its own; `status` is None until the whole answer is there.
 
-    Redirects are not followed. Raises CallRefused and CallBroken, also when it is made.
+    The server is not asked to close the connection: whoever closes first holds its port for a minute, and the server
+    may have to be started again on its own. Redirects are not followed.
     """
 
     def __init__(self, port: int, method: str, path: str) -> None:
@@ -36,7 +37,6 @@ class LoopbackCall:
                 ("Host", f"127.0.0.1:{port}"),
                 ("User-Agent", "longshore"),
                 ("Accept", "*/*"),
-                ("Connection", "close"),
                 *([("Content-Length", "0")] if method == "POST" else []),
             ],
         )
@@ -55,7 +55,7 @@ class LoopbackCall:
         return select.POLLOUT if self._unsent else select.POLLIN
 
     def advance(self) -> None:
-        """Send or receive what can be; to be called when a poll found the descriptor ready."""
+        """Send or receive what can be, once a poll found the descriptor ready; raises CallRefused and CallBroken."""
         try:
             if self._unsent:
                 self._send()

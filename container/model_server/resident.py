@@ -41,10 +41,10 @@ from .settings import Settings
 HEALTH_PAUSE_SECONDS = 0.05
 """Between two calls of /health: a server is known to be healthy within 100 ms."""
 
-STARTS = 3
-"""How often a server that is gone is tried to be started again, one time after the other."""
+FIRST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 10.0
+"""Between two tries to start it again."""
 
-START_PAUSE_SECONDS = 1.0
 GROUP_POLL_SECONDS = 0.02
 REAP_SECONDS = 1.0
 EXIT_SECONDS = 0.1
@@ -338,15 +338,20 @@ class Keeper:
         self._stop.raise_if_set()
 
     def _bring_back(self) -> None:
-        for _ in range(STARTS):
+        """Start the server again, for as long as a start may take; its port may be taken for a minute (TIME_WAIT)."""
+        give_up_at = time.monotonic() + self._resident.settings.start_timeout
+        pause = FIRST_PAUSE_SECONDS
+        while True:
             logger.warning("Starting the algorithm's server again")
             try:
                 return self._server.start()
             except (ServerNotStarted, ServerNotHealthy) as error:
                 logger.error("%s: %s", error, error.hint)
-            self._stop.wait(START_PAUSE_SECONDS)
-        logger.critical("The algorithm's server can not be brought back")
-        raise SystemExit(1)
+            if time.monotonic() >= give_up_at:
+                logger.critical("The algorithm's server can not be brought back")
+                raise SystemExit(1)
+            self._stop.wait(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
 
 def _refusal(error: ServerNotStarted | ServerNotHealthy) -> Answer:

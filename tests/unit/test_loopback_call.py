@@ -193,7 +193,17 @@ def test_a_request_has_no_body_and_a_post_says_so(
         b"HTTP/1.1 100 Continue\r\n\r\n",
         b"HTTP/1.1 201 Created\r\nX: " + b"x" * 2_000_000,
     ],
-    ids=["nothing", "ssh", "tls", "half a head", "half a body", "half a chunk", "no number", "100 only", "endless head"],
+    ids=[
+        "nothing",
+        "ssh",
+        "tls",
+        "half a head",
+        "half a body",
+        "half a chunk",
+        "no number",
+        "100 only",
+        "endless head",
+    ],
 )
 def test_a_connection_that_breaks_or_speaks_no_http_is_broken(server: RawServer, answer: bytes) -> None:
     def respond(connection: socket.socket) -> None:
