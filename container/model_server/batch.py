@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import click
 
+from .algorithm_server import Resident
 from .cancellation import Cancellation
 from .children import STOP_SIGNALS, Child, adopt_orphans, end_orphans, start
 from .command import algorithm_command
@@ -19,7 +20,7 @@ from .linked_input import claim_task_folders
 from .log_channel import LogChannels
 from .logs import configure, logger
 from .progress import Progress
-from .resident import Resident, run_keeper
+from .resident import run_keeper
 from .resident_channel import ResidentChannel
 from .result import Record
 from .runner import Server, finish, run_task

@@ -133,7 +133,10 @@ class ResidentChannel:
         return self._keeper.fileno()
 
     def receive(self) -> Question:
+        """Return the next question; raises Interrupted when nobody is left to ask."""
         message, descriptors, _, _ = socket.recv_fds(self._keeper, MAX_QUESTION_BYTES, 1)
+        if not message:
+            raise Interrupted
         task, run_seconds = json.loads(message)
         return Question(socket.socket(fileno=descriptors[0]), task, run_seconds)
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from functools import partial
 
 from . import lost_tasks, nginx
+from .algorithm_server import Resident
 from .children import STOP_SIGNALS, Child, adopt_orphans, end_orphans, reap, start
 from .command import algorithm_command
 from .directories import PostClean, make_writable
@@ -26,7 +27,7 @@ from .linked_input import claim_task_folders
 from .log_channel import LogChannels
 from .logs import configure, logger
 from .processes import end_group, signal_group, signal_name
-from .resident import Resident, run_keeper
+from .resident import run_keeper
 from .resident_channel import ResidentChannel
 from .run_folder import run_folder
 from .scoreboard import Scoreboard

@@ -17,8 +17,8 @@ LAYERS = [
     ["command", "program", "folder", "client", "admission", "storage", "process_output", "ledger", "algorithm_output"]
     + ["loopback_call", "resident_channel"],
     ["children", "directories", "linked_input", "process", "stage_in", "stage_out", "tarball"],
-    ["result", "nginx", "task_list", "resident"],
-    ["lost_tasks", "runner", "set_up"],
+    ["result", "nginx", "task_list", "algorithm_server"],
+    ["lost_tasks", "resident", "runner", "set_up"],
     ["batch", "predictor"],
     ["wsgi"],
     ["gunicorn_app"],
