@@ -3,7 +3,7 @@
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from types import FrameType
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from .children import STOP_SIGNALS, Child, adopt_orphans, end_orphans, start
 from .command import algorithm_command
 from .directories import PostClean, make_writable
 from .errors import Interrupted, LongshoreError, ResultNotStored, TaskSkipped
-from .linked_input import claim_task_folders
+from .linked_input import claim_task_folders, leave_empty
 from .log_channel import LogChannels
 from .logs import configure, logger
 from .progress import Progress
@@ -48,6 +48,7 @@ def invoke(settings: Settings, tasks: str | None, file: str | None) -> int:
         progress,
         channels.relayed(on_terminal=progress.around),
         PostClean(settings.post_clean_directories) as post_clean,
+        ExitStack() as folders_left_empty,
         _ended(keeper),
     ):
         try:
@@ -56,6 +57,7 @@ def invoke(settings: Settings, tasks: str | None, file: str | None) -> int:
             return stop.exit_code()
         command = algorithm_command(settings)
         input_folder, output_folder = claim_task_folders(settings)
+        folders_left_empty.callback(leave_empty, (input_folder, output_folder))
         server = Server(
             settings=settings,
             command=command,

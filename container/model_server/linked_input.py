@@ -7,6 +7,7 @@ that were opened at the start: what a program puts in the place of one of them i
 import fcntl
 import os
 import stat
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +95,15 @@ class InputFolder:
                     self.parent.clean()
                 except OSError as error:
                     raise FoldersNotReset from error
+
+
+def leave_empty(folders: Iterable[InputFolder | TaskFolder]) -> None:
+    """Empty task folders where no task can be failed for it any more; the log says what can't be emptied."""
+    for folder in folders:
+        try:
+            folder.reset()
+        except FoldersNotReset:
+            logger.exception("A task folder could not be emptied")
 
 
 def claim_task_folders(settings: Settings) -> tuple[InputFolder, TaskFolder]:

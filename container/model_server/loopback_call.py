@@ -1,5 +1,6 @@
 """One HTTP request to the algorithm's own server on 127.0.0.1, as something that a loop can wait for beside others."""
 
+import errno
 import os
 import select
 import socket
@@ -69,9 +70,9 @@ class LoopbackCall:
     def _send(self) -> None:
         if not self._connected:
             if fault := self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-                raise CallRefused(os.strerror(fault))
+                raise (CallBroken if fault == errno.ECONNRESET else CallRefused)(os.strerror(fault))
             if self._socket.getsockname() == self._socket.getpeername():
-                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # free the port
+                self._reset_at_close()
                 raise CallRefused("the connection is to itself: nobody listens there, and Linux had no other port")
             self._connected = True
         self._unsent = self._unsent[self._socket.send(self._unsent) :]
@@ -89,7 +90,12 @@ class LoopbackCall:
                 return  # NEED_DATA, PAUSED, or a connection that was closed in order
 
     def close(self) -> None:
+        if self._http.their_state in (h11.MUST_CLOSE, h11.CLOSED):
+            self._reset_at_close()  # a server that closes first: nothing may linger at its port
         self._socket.close()
+
+    def _reset_at_close(self) -> None:
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def __enter__(self) -> Self:
         return self

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from .cancellation import Cancellation
 from .errors import (
-    FoldersNotReset,
     InternalError,
     Interrupted,
     InvokeBroken,
@@ -18,7 +17,7 @@ from .errors import (
     ResultNotStored,
 )
 from .folder import TaskFolder
-from .linked_input import InputFolder
+from .linked_input import InputFolder, leave_empty
 from .log_channel import LogChannels
 from .logs import logger, tell_user
 from .process import Exit, Limits, run
@@ -94,11 +93,7 @@ def task_folders(task: Task, server: Server) -> Iterator[Path]:
     try:
         yield server.input.link(task.pk)
     finally:
-        for folder in (server.input, server.output):
-            try:
-                folder.reset()
-            except FoldersNotReset:  # the task has ended as it has; the next one will find this out and say so
-                logger.exception("A task folder could not be emptied after a task")
+        leave_empty((server.input, server.output))  # the task has ended as it has; the next one says if this failed
 
 
 def run_process(task: Task, server: Server, cancellation: Cancellation, on_group: Callable[[int], None]) -> Exit:

@@ -20,10 +20,10 @@ from .algorithm_server import Resident
 from .children import STOP_SIGNALS, Child, adopt_orphans, end_orphans, reap, start
 from .command import algorithm_command
 from .directories import PostClean, make_writable
-from .errors import FoldersNotReset, Interrupted, StartFailed, WorkerLost
+from .errors import Interrupted, StartFailed, WorkerLost
 from .gunicorn_app import Inherited, answers_ping, run_gunicorn
 from .ledger import Ledger
-from .linked_input import claim_task_folders
+from .linked_input import claim_task_folders, leave_empty
 from .log_channel import LogChannels
 from .logs import configure, logger
 from .processes import end_group, signal_group, signal_name
@@ -137,7 +137,7 @@ class Supervisor:
                 logger.exception("PID 1 failed unexpectedly")
                 self._fail("PID 1 failed unexpectedly")
         end_orphans()
-        self._empty_task_folders()
+        leave_empty((self._inherited.input, self._inherited.output))  # of a task whose worker was lost
         self._post_clean.clean()
         if self._why:
             logger.critical("Stopped: %s", self._why)
@@ -301,14 +301,6 @@ class Supervisor:
         for child in list(self._children.values()):
             signal_group(child.pid, signal.SIGKILL)
         self._deadline += 1
-
-    def _empty_task_folders(self) -> None:
-        """Remove what is left of a task whose worker was lost."""
-        for folder in (self._inherited.input, self._inherited.output):
-            try:
-                folder.reset()
-            except FoldersNotReset:
-                logger.exception("A task folder could not be emptied at the end")
 
 
 def _signal_socket() -> socket.socket:
