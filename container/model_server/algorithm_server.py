@@ -66,7 +66,10 @@ class Withdrawn(Exception):
 
 @dataclass(frozen=True)
 class Resident:
-    """What the keeper needs; `on_health` is told whether tasks can run, `on_group` the server's process group, or 0."""
+    """What the keeper needs; `on_health` is told whether tasks can run, `on_group` the server's process group, or 0.
+
+    `eager` says that a server that is gone is brought back at once, else when it is next asked for.
+    """
 
     settings: Settings
     command: Sequence[str]
@@ -74,6 +77,7 @@ class Resident:
     channel: ResidentChannel
     on_health: Callable[[bool], None]
     on_group: Callable[[int], None]
+    eager: bool
 
 
 class AlgorithmServer:

@@ -3,7 +3,7 @@
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import FrameType
 from typing import NamedTuple
@@ -19,6 +19,7 @@ from .errors import Interrupted, LongshoreError, ResultNotStored, TaskSkipped
 from .linked_input import claim_task_folders, leave_empty
 from .log_channel import LogChannels
 from .logs import configure, logger
+from .processes import signal_name
 from .progress import Progress
 from .resident import run_keeper
 from .resident_channel import ResidentChannel
@@ -89,7 +90,8 @@ def _start_keeper(settings: Settings, channels: LogChannels) -> _Keeper | None:
     if settings.mode != "resident":
         return None
     channel = ResidentChannel()
-    resident = Resident(settings, algorithm_command(settings), channels, channel, _ignore, _ignore)
+    command = algorithm_command(settings)
+    resident = Resident(settings, command, channels, channel, on_health=_ignore, on_group=_ignore, eager=False)
     keeper = _Keeper(start("resident", partial(run_keeper, resident), None, signal.SIGTERM), channel)
     channel.close_keeper()
     return keeper
@@ -106,9 +108,10 @@ def _ended(keeper: _Keeper | None) -> Iterator[None]:
         yield
     finally:
         if keeper:
-            with suppress(ProcessLookupError, ChildProcessError):
-                os.kill(keeper.process.pid, signal.SIGTERM)
-                os.waitpid(keeper.process.pid, 0)
+            os.kill(keeper.process.pid, signal.SIGTERM)  # nobody but us reaps it
+            _, status = os.waitpid(keeper.process.pid, 0)
+            if os.WIFSIGNALED(status):
+                logger.error("The keeper of the algorithm's server was ended by %s", signal_name(os.WTERMSIG(status)))
             end_orphans()
             while keeper.process.output.read():
                 pass

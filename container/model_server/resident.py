@@ -7,6 +7,7 @@ ended, or that had to be ended with a task, is started again.
 import select
 import signal
 import time
+from contextlib import suppress
 
 from .algorithm_server import AlgorithmServer, Resident
 from .cancellation import Cancellation
@@ -19,6 +20,9 @@ FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 10.0
 """Between two tries to start it again."""
 
+STEADY_SECONDS = 60.0
+"""How long a server has to be healthy, if no task came, before its end counts as a new one."""
+
 
 class Keeper:
     """Keeps the server: starts it when it is first asked for, answers questions, and brings it back."""
@@ -28,6 +32,8 @@ class Keeper:
         self._channel = resident.channel
         self._stop = Cancellation()
         self._server = AlgorithmServer(resident, self._stop)
+        self._give_up_at = 0.0
+        self._pause = 0.0
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, lambda *_: self._stop.cancel(Interrupted()))
 
@@ -36,25 +42,28 @@ class Keeper:
         try:
             self._set_up()
             while True:
-                self._answer_questions()
+                if self._answer_questions():
+                    self._give_up_at = time.monotonic() + self._resident.settings.start_timeout
+                    self._pause = 0.0
                 self._bring_back()
         except Interrupted:
-            pass
+            self._refuse_the_others()
         finally:
             self._server.end()
 
     def _set_up(self) -> None:
         """Start the server for the first who asks; when that fails, tell everyone."""
-        question = self._first_question()
+        question = self._question()
         try:
             self._server.start()
         except (ServerNotStarted, ServerNotHealthy) as error:
             while True:
                 question.answer(_refusal(error))
-                question = self._first_question()
+                question = self._question()
+        self._give_up_at = time.monotonic() + self._resident.settings.start_timeout
         question.answer(Answer())
 
-    def _first_question(self) -> Question:
+    def _question(self) -> Question:
         """Return the next question while no server is there; raises Interrupted."""
         poll = select.poll()
         poll.register(self._stop, select.POLLIN)
@@ -63,34 +72,53 @@ class Keeper:
         self._stop.raise_if_set()
         return self._channel.receive()
 
-    def _answer_questions(self) -> None:
-        """Answer what is asked for as long as the server is there."""
+    def _answer_questions(self) -> bool:
+        """Answer what is asked for as long as the server is there, and return whether it was any good."""
+        steady_at = time.monotonic() + STEADY_SECONDS
+        had_task = False
         while self._server.is_there:
             if self._server.wait_for(self._channel):
-                self._answer(self._channel.receive())
+                had_task |= self._answer(self._channel.receive())
+        return had_task or time.monotonic() > steady_at
 
-    def _answer(self, question: Question) -> None:
-        if question.withdrawn or question.task is None:
+    def _answer(self, question: Question) -> bool:
+        """Answer a question, and return whether it was a task that began."""
+        if question.task is None:
             question.answer(Answer())
-        else:
+        elif question.take():
             question.answer(self._server.invoke(question))
-        self._stop.raise_if_set()
+            self._stop.raise_if_set()
+            return True
+        return False
 
     def _bring_back(self) -> None:
-        """Start the server again, for as long as a start may take; its port may be taken for a minute (TIME_WAIT)."""
-        give_up_at = time.monotonic() + self._resident.settings.start_timeout
-        pause = FIRST_PAUSE_SECONDS
-        while True:
-            logger.warning("Starting the algorithm's server again")
-            try:
-                return self._server.start()
-            except (ServerNotStarted, ServerNotHealthy) as error:
-                logger.error("%s: %s", error, error.hint)
-            if time.monotonic() >= give_up_at:
+        """Start the server again, at once or when it is asked for, for as long as a start may take.
+
+        Its port may be taken for a minute (TIME_WAIT). A server that ends again and again, though it was healthy for a
+        moment each time, is one that can't be brought back.
+        """
+        question = None if self._resident.eager else self._question()
+        while not self._server.is_there:
+            if time.monotonic() >= self._give_up_at:
                 logger.critical("The algorithm's server can not be brought back")
                 raise SystemExit(1)
-            self._stop.wait(pause)
-            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            self._stop.wait(self._pause)
+            self._pause = min(max(2 * self._pause, FIRST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
+            logger.warning("Starting the algorithm's server again")
+            try:
+                self._server.start()
+            except (ServerNotStarted, ServerNotHealthy) as error:
+                logger.error("%s: %s", error, error.hint)
+        if question:
+            self._answer(question)
+
+    def _refuse_the_others(self) -> None:
+        """Tell those who asked, and were not heard yet, that the container is stopping."""
+        poll = select.poll()
+        poll.register(self._channel, select.POLLIN)
+        with suppress(Interrupted):  # nobody is left to ask
+            while poll.poll(0):
+                self._channel.receive().answer(Answer(Interrupted.code))
 
 
 def _refusal(error: ServerNotStarted | ServerNotHealthy) -> Answer:

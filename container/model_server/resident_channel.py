@@ -20,6 +20,7 @@ from .errors import (
     ServerNotHealthy,
     ServerNotStarted,
     TimeLimitExceeded,
+    WorkerLost,
 )
 
 READ_BYTES = 64 * 1024
@@ -37,6 +38,7 @@ ERRORS: dict[str, type[LongshoreError]] = {
         ServerNotHealthy,
         ServerNotStarted,
         TimeLimitExceeded,
+        WorkerLost,
     )
 }
 
@@ -56,8 +58,11 @@ class Answer:
         return ERRORS[self.error](*self.facts) if self.error else None
 
 
-NOBODY = Answer(Interrupted.code)
-"""What is taken as the answer when the keeper is gone: the container is about to stop."""
+NOBODY = Answer(WorkerLost.code)
+"""What is taken as the answer when there is none: the keeper is gone, or the question was withdrawn before it began."""
+
+TAKEN = b"+"
+"""Comes before the answer for a task, when it begins."""
 
 
 class Question:
@@ -74,11 +79,16 @@ class Question:
     def fileno(self) -> int:
         return self._asker.fileno()
 
-    @property
-    def withdrawn(self) -> bool:
+    def take(self) -> bool:
+        """Begin with the task; return False if nobody waits for it any more."""
         poll = select.poll()
         poll.register(self, select.POLLIN)
-        return bool(poll.poll(0))
+        if not poll.poll(0):
+            with suppress(OSError):
+                self._asker.sendall(TAKEN)
+                return True
+        self._asker.close()
+        return False
 
     def answer(self, answer: Answer) -> None:
         """Answer, and close the connection; nothing happens if nobody waits for it any more."""
@@ -96,24 +106,29 @@ class ResidentChannel:
     # -- in who asks
 
     def await_health(self, cancellation: Cancellation) -> None:
-        """Wait until the server is healthy; raises ServerNotStarted, ServerNotHealthy and the cancellation's reason."""
+        """Wait until the server is healthy, and nothing goes on there.
+
+        Raises ServerNotStarted, ServerNotHealthy, WorkerLost when the keeper is gone, and the cancellation's reason.
+        """
         with self._asked(None, None) as connection:
-            answer = _received(connection, cancellation)
+            if not _is_readable(connection, cancellation):
+                cancellation.raise_if_set()
+            fault = _received(connection).fault
+        if fault:
             cancellation.raise_if_set()
-        if fault := answer.fault:
             raise fault
 
     def invoke(self, task: str, run_seconds: float | None, cancellation: Cancellation) -> Answer:
-        """Have a task run, and return how that went once nothing of it goes on.
+        """Have a task run, and return how that went once nothing of it goes on; NOBODY if it did not begin.
 
         When the task is cancelled the server is ended, which is waited for.
         """
         with self._asked(task, run_seconds) as connection:
-            answer = _received(connection, cancellation)
-            if cancellation.reason and answer == NOBODY:
+            if not _is_readable(connection, cancellation) or connection.recv(len(TAKEN)) != TAKEN:
+                return NOBODY
+            if not _is_readable(connection, cancellation):
                 connection.shutdown(socket.SHUT_WR)
-                answer = _received(connection)
-            return answer
+            return _received(connection)
 
     def _asked(self, task: str | None, run_seconds: float | None) -> socket.socket:
         """Ask, and return the connection on which the answer comes."""
@@ -152,18 +167,20 @@ class ResidentChannel:
         self._asker.close()
 
 
-def _received(connection: socket.socket, cancellation: Cancellation | None = None) -> Answer:
-    """Return the answer that comes on a connection, or NOBODY: if none comes, or half of one, or if it is cancelled."""
-    received = b""
+def _is_readable(connection: socket.socket, cancellation: Cancellation) -> bool:
+    """Wait until something came on a connection, or its end; return False if it is cancelled before."""
     poll = select.poll()
     poll.register(connection, select.POLLIN)
-    if cancellation:
-        poll.register(cancellation, select.POLLIN)
-    while received or connection.fileno() in dict(poll.poll()):  # once begun an answer is taken whole
-        chunk = connection.recv(READ_BYTES)
+    poll.register(cancellation, select.POLLIN)
+    return connection.fileno() in dict(poll.poll())
+
+
+def _received(connection: socket.socket) -> Answer:
+    """Return the answer that comes on a connection; NOBODY if none does, or half of one."""
+    received = b""
+    while chunk := connection.recv(READ_BYTES):
         received += chunk
-        if not chunk:
-            with suppress(ValueError):
-                return Answer(**json.loads(received))
-            break
-    return NOBODY
+    try:
+        return Answer(**json.loads(received))
+    except ValueError:
+        return NOBODY

@@ -15,6 +15,7 @@ from .errors import (
     InvokeUnreachable,
     LongshoreError,
     ResultNotStored,
+    WorkerLost,
 )
 from .folder import TaskFolder
 from .linked_input import InputFolder, leave_empty
@@ -22,7 +23,7 @@ from .log_channel import LogChannels
 from .logs import logger, tell_user
 from .process import Exit, Limits, run
 from .program import Program
-from .resident_channel import ResidentChannel
+from .resident_channel import NOBODY, ResidentChannel
 from .result import Record, Result, store
 from .settings import Settings
 from .stage_in import stage_in
@@ -116,13 +117,13 @@ def run_process(task: Task, server: Server, cancellation: Cancellation, on_group
 
 
 def call_resident(task: Task, resident: ResidentChannel, run_seconds: float | None, cancellation: Cancellation) -> Exit:
-    """Have the algorithm's own server run a task; raises InvokeUnreachable and InvokeBroken."""
+    """Have the algorithm's own server run a task; raises the error of one that did not begin, or broke off."""
     answer = resident.invoke(task.pk, run_seconds, cancellation)
     fault = answer.fault
-    if isinstance(fault, (InvokeUnreachable, InvokeBroken)):
-        raise fault  # contract: their results have neither a duration nor lines
-    if isinstance(fault, Interrupted):
+    if isinstance(fault, (Interrupted, WorkerLost)):
         fault = cancellation.reason or fault
+    if fault and (answer == NOBODY or isinstance(fault, (InvokeUnreachable, InvokeBroken))):
+        raise fault  # contract: their results have neither a duration nor lines
     return Exit(fault, answer.seconds, answer.last_stderr_lines, answer.peak_memory_bytes, resident=True)
 
 

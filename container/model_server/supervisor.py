@@ -122,6 +122,7 @@ class Supervisor:
             channel=channel,
             on_health=partial(setattr, state, "healthy"),
             on_group=partial(setattr, state, "resident"),
+            eager=True,
         )
 
     def run(self) -> int:

@@ -36,7 +36,7 @@ from .user import User
 def fetch_all(settings: Settings, user: User, storage: Storage, cancellation: Cancellation) -> list[Path]:
     """Fetch the model and the ground truth, as far as they are set, at the same time; return the paths that are new.
 
-    Raises as `fetch_tarball`, for the model if both fail. The first fault ends the other one.
+    Raises as `fetch_tarball`, for the model if both fail.
     """
     tarballs = (
         (settings.model, settings.model_path, "model"),
@@ -48,7 +48,8 @@ def fetch_all(settings: Settings, user: User, storage: Storage, cancellation: Ca
             try:
                 return fetch_tarball(address, folder, which, user, storage, together)
             except LongshoreError as error:
-                together.cancel(error)
+                if address is settings.model:  # whose fault is told, whatever becomes of the other one
+                    together.cancel(error)
                 raise
 
         fetches = [pool.submit(fetch, address, folder, which) for address, folder, which in tarballs if address]
