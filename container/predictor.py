@@ -62,6 +62,8 @@ class Predictor:
                     outcomes.append(run_task(task, self.server, cancellation, slot.runs, queue_seconds))
                 finally:
                     self._ledger.finished(task)
+                if isinstance(outcomes[-1].error, errors.FoldersNotReset):
+                    self.scoreboard.state.stuck = True
             return outcomes
 
     @contextmanager

@@ -56,33 +56,23 @@ class AlgorithmOutput:
 
     def end_task(self) -> None:
         """Take over what the pipes hold now, and end open lines; what comes late still has the task's name."""
-        self.drain()
-        for stream in (self._stdout, self._stderr):
+        for stream in self._going_on():
+            stream.take_over()
             stream.end_line()
 
     def end(self) -> None:
         """Take over what the pipes hold now as the last of it: a daemon may hold their other ends for ever."""
-        if not self.drain(last=True):
-            logger.error("The last output of the algorithm is lost: nobody reads the log")
-
-    def drain(self, last: bool = False) -> bool:
-        """Take over what the pipes hold now; return False if a log that nobody reads kept us from it."""
-        behind = {stream: stream.waiting() for stream in self._going_on()}
-        while pending := [
-            stream for stream in behind if stream.unsent or behind[stream] or (last and not stream.ended)
-        ]:
+        for stream in self._going_on():
+            stream.take_over()
+            stream.finish()
+        while pending := self._going_on():
+            poll = select.poll()
+            self.register(poll)
+            if not poll.poll(STUCK_LOG_SECONDS * 1000):
+                logger.error("The last output of the algorithm is lost: nobody reads the log")
+                return
             for stream in pending:
-                if stream.unsent or behind[stream]:
-                    behind[stream] -= stream.advance(behind[stream])
-                else:
-                    stream.finish()
-            if all(stream.unsent for stream in pending):
-                poll = select.poll()
-                for stream in pending:
-                    poll.register(*stream.awaits())
-                if not poll.poll(STUCK_LOG_SECONDS * 1000):
-                    return False
-        return True
+                stream.advance()
 
     def _going_on(self) -> list["_Stream"]:
         return [stream for stream in (self._stdout, self._stderr) if stream.unsent or not stream.ended]
@@ -112,27 +102,30 @@ class _Stream:
         """Return the descriptor and the event that the stream goes on with."""
         return (self._channel.fileno(), select.POLLOUT) if self.unsent else (self._pipe, select.POLLIN)
 
-    def waiting(self) -> int:
-        """Return how many bytes the pipe holds."""
-        if self.ended:
-            return 0
+    def advance(self) -> None:
+        """Send what waits for the log, or else take over some of what the pipe holds."""
+        if self.unsent:
+            self._send()
+        else:
+            with suppress(BlockingIOError):
+                self._take(READ_BYTES)
+
+    def take_over(self) -> None:
+        """Take over all that the pipe holds now, whether the log has room or not."""
         number = array.array("i", [0])
         fcntl.ioctl(self._pipe, termios.FIONREAD, number)
-        return number[0]
+        left = number[0]
+        while left and not self.ended:
+            left -= self._take(min(left, READ_BYTES))
 
-    def advance(self, most: int = READ_BYTES) -> int:
-        """Send what waits for the log, or else take over what the pipe holds; return how many bytes came."""
-        taken = 0
-        if not self.unsent and not self.ended:
-            with suppress(BlockingIOError):
-                chunk = os.read(self._pipe, min(most, READ_BYTES))
-                taken = len(chunk)
-                if chunk:
-                    self.unsent = messages(self._encoder.feed(chunk))
-                else:
-                    self.finish()
-        self._send()
-        return taken
+    def _take(self, most: int) -> int:
+        chunk = os.read(self._pipe, most)
+        if chunk:
+            self.unsent += messages(self._encoder.feed(chunk))
+            self._send()
+        else:
+            self.finish()
+        return len(chunk)
 
     def finish(self) -> None:
         """Take the pipe as ended."""

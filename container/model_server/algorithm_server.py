@@ -9,10 +9,12 @@ import math
 import os
 import select
 import signal
+import socket
 import subprocess
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from .algorithm_output import AlgorithmOutput
@@ -24,6 +26,7 @@ from .errors import (
     InvokeRefused,
     InvokeUnreachable,
     LongshoreError,
+    PortTaken,
     ServerNotHealthy,
     ServerNotStarted,
     TimeLimitExceeded,
@@ -34,18 +37,25 @@ from .loopback_call import CallBroken, CallRefused, LoopbackCall
 from .peak_memory import high_water_bytes
 from .processes import end_group, group_exists, signal_group, signal_name
 from .program import Program
-from .resident_channel import Answer, Question, ResidentChannel
+from .resident_channel import DONE, Answer, Question, ResidentChannel
+from .scoreboard import ServerState
 from .settings import Settings
 
 HEALTH_PAUSE_SECONDS = 0.05
 """Between two calls of /health: a server is known to be healthy within 100 ms."""
 
+PATIENT_SECONDS = 30.0
+LONG_HEALTH_PAUSE_SECONDS = 1.0
+"""The pause for a server that takes longer than this to start: each call may be a line of its log."""
+
 GROUP_POLL_SECONDS = 0.02
 REAP_SECONDS = 1.0
 EXIT_SECONDS = 0.1
-"""How long after a broken call it is waited for whether the server has ended."""
+"""How long after a broken call it is waited for whether the server has ended by itself, so that the log says how."""
 
-HEALTHY, DONE = 200, 201
+STRANGER_SECONDS = 1.0
+
+HEALTHY, CREATED = 200, 201
 
 
 class Watchable(Protocol):
@@ -66,7 +76,7 @@ class Withdrawn(Exception):
 
 @dataclass(frozen=True)
 class Resident:
-    """What the keeper needs; `on_health` is told whether tasks can run, `on_group` the server's process group, or 0.
+    """What the keeper of a server needs; in `state` it says whether tasks can run, and the server's process group.
 
     `eager` says that a server that is gone is brought back at once, else when it is next asked for.
     """
@@ -75,8 +85,7 @@ class Resident:
     command: Sequence[str]
     channels: LogChannels
     channel: ResidentChannel
-    on_health: Callable[[bool], None]
-    on_group: Callable[[int], None]
+    state: ServerState
     eager: bool
 
 
@@ -86,6 +95,7 @@ class AlgorithmServer:
     def __init__(self, resident: Resident, stop: Cancellation) -> None:
         self._resident = resident
         self._settings = resident.settings
+        self._state = resident.state
         self._stop = stop
         self._process: subprocess.Popen[bytes] | None = None
         self._output: AlgorithmOutput
@@ -96,30 +106,42 @@ class AlgorithmServer:
     def is_there(self) -> bool:
         return self._process is not None
 
-    def start(self) -> None:
+    # -- its start
+
+    def start(self, give_up_at: float = math.inf) -> None:
         """Start it, and wait until it is healthy; raises ServerNotStarted, ServerNotHealthy, and Interrupted."""
         started = time.monotonic()
         try:
+            self._refuse_strangers()
             self._process = Program.from_settings(self._settings, self._resident.command).start()
         except LongshoreError as error:
             raise _not_started("Could not start server", str(error)) from error
-        self._resident.on_group(self._process.pid)
+        self._state.resident = self._process.pid
         self._pidfd = os.pidfd_open(self._process.pid)
         self._output = AlgorithmOutput(self._process, self._resident.channels, task=None)
         try:
-            self._await_health(started + self._settings.start_timeout)
+            self._await_health(started, min(started + self._settings.start_timeout, give_up_at))
         except BaseException:
             self.end()
             raise
         logger.info("The algorithm's server is healthy after %.3f s", time.monotonic() - started)
-        self._resident.on_health(True)
+        self._state.healthy = True
 
-    def _await_health(self, deadline: float) -> None:
+    def _refuse_strangers(self) -> None:
+        """Raise PortTaken if anybody listens on the port: health and results would be taken from there."""
+        with socket.socket() as other:
+            other.settimeout(STRANGER_SECONDS)
+            if other.connect_ex(("127.0.0.1", self._settings.algorithm_port)) == 0:
+                raise PortTaken(self._settings.algorithm_port)
+
+    def _await_health(self, started: float, deadline: float) -> None:
         try:
             while not self._is_healthy(deadline):
                 if time.monotonic() >= deadline:
                     raise ServerNotHealthy(self._settings.start_timeout, self._settings.health_timeout)
-                self._watch(HEALTH_PAUSE_SECONDS)
+                patient = time.monotonic() - started > PATIENT_SECONDS
+                self._run_for(LONG_HEALTH_PAUSE_SECONDS if patient else HEALTH_PAUSE_SECONDS)
+            self._run_for(0)
         except Ended as error:
             raise _not_started("Health check failed", f"The server {error}") from None
 
@@ -133,88 +155,94 @@ class AlgorithmServer:
             raise _not_started("Health check failed", "Health endpoint returned redirect response")
         return status == HEALTHY
 
-    def invoke(self, question: Question) -> Answer:
-        """Run a task, and return how it went; a server whose task had to be stopped is ended before that."""
-        started = time.monotonic()
-        run_seconds = question.run_seconds
-        self._output.begin_task(str(question.task))
-        error, facts = self._post(question, math.inf if run_seconds is None else started + run_seconds)
-        seconds = time.monotonic() - started
-        peak = self._peak_memory()
-        if error in (TimeLimitExceeded, Interrupted):
-            self.end()
-        elif not (error is InvokeBroken and self._ends_within(EXIT_SECONDS)):
-            self._output.end_task()
-        return Answer(error.code if error else None, facts, seconds, self._output.last_stderr_lines, peak)
+    # -- its tasks
 
-    def _post(self, question: Question, deadline: float) -> tuple[type[LongshoreError] | None, list[float | str]]:
-        """Post to /invoke, and return the error that the task ends with, and what that is made with."""
+    def invoke(self, question: Question) -> Answer:
+        """Run a task, and return how that went.
+
+        Only a server that answered is kept: in any other the task may go on, and write among the files of the next.
+        """
+        self._output.begin_task(str(question.task))
+        started = time.monotonic()
+        error = self._post(question, started)
+        seconds = time.monotonic() - started
+        peak = high_water_bytes(self._process.pid) if self._process else 0
+        if error is None or isinstance(error, InvokeRefused):
+            self._output.end_task()
+        else:
+            with suppress(Ended, Interrupted):
+                self._run_for(EXIT_SECONDS if isinstance(error, InvokeBroken) else 0)
+            self.end()
+        ended = Answer.failed(error) if error else DONE
+        return replace(ended, seconds=seconds, last_stderr_lines=self._output.last_stderr_lines, peak_memory_bytes=peak)
+
+    def _post(self, question: Question, started: float) -> LongshoreError | None:
+        """Post to /invoke, and return the error that the task ends with."""
+        limit = question.run_seconds
         try:
-            status = self._call("POST", "/invoke", deadline, question)
+            status = self._call("POST", "/invoke", math.inf if limit is None else started + limit, question)
         except CallRefused:
-            return InvokeUnreachable, []
+            return InvokeUnreachable()
         except (CallBroken, Ended):
-            return InvokeBroken, []
+            return InvokeBroken()
         except TimeoutError:
-            return TimeLimitExceeded, [question.run_seconds or 0.0]
+            return TimeLimitExceeded(limit or 0.0)
         except (Withdrawn, Interrupted):
-            return Interrupted, []
-        if status != DONE:
-            logger.error("Invoke endpoint returned status %d, expected %d", status, DONE)
-            return InvokeRefused, [status]
-        return None, []
+            return Interrupted()
+        if status != CREATED:
+            logger.error("Invoke endpoint returned status %d, expected %d", status, CREATED)
+            return InvokeRefused(status)
+        return None
+
+    def wait_for(self, channel: ResidentChannel) -> bool:
+        """Let it run until there is a question; return False if it has ended by itself before. Raises Interrupted."""
+        ready: dict[int, int] = {}
+        while channel.fileno() not in ready:
+            ready = self._wait(REAP_SECONDS, [(channel, select.POLLIN)])
+            if self._pidfd in ready:
+                self.end()
+                return False
+        return True
+
+    # -- while it runs
 
     def _call(self, method: str, path: str, deadline: float, question: Question | None = None) -> int:
         """Return the status of an answer.
 
         Raises CallRefused, CallBroken, TimeoutError, Ended, Withdrawn if the question is, and Interrupted.
         """
+        asker: Watched = [(question, select.POLLIN)] if question else []
         with LoopbackCall(self._settings.algorithm_port, method, path) as call:
             while call.status is None:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise TimeoutError
-                asker: Watched = [(question, select.POLLIN)] if question else []
                 ready = self._wait(left, [(call, call.awaits), *asker])
+                if question and question.fileno() in ready:
+                    raise Withdrawn
                 if call.fileno() in ready:
                     call.advance()
-                elif question and question.fileno() in ready:
-                    raise Withdrawn
                 elif self._pidfd in ready:
                     raise Ended(self._how_it_ended())
             return call.status
 
-    def wait_for(self, channel: ResidentChannel) -> bool:
-        """Let it run until there is a question; return False if it has ended by itself before. Raises Interrupted."""
-        try:
-            while channel.fileno() not in self._watched(REAP_SECONDS, [(channel, select.POLLIN)]):
-                pass
-        except Ended as error:
-            self._end_after(error)
-            return False
-        return True
-
-    def _watch(self, seconds: float) -> None:
+    def _run_for(self, seconds: float) -> None:
         """Let it run for a while; raises Ended and Interrupted."""
         deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0:
-            self._watched(left)
+        left = seconds
+        while left >= 0:
+            if self._pidfd in self._wait(left):
+                raise Ended(self._how_it_ended())
+            left = deadline - time.monotonic()
 
-    def _watched(self, seconds: float, waiting: Watched = ()) -> dict[int, int]:
-        """Wait for the next event; raises Ended and Interrupted."""
-        ready = self._wait(seconds, waiting)
-        if self._pidfd in ready:
-            raise Ended(self._how_it_ended())
-        return ready
-
-    def _wait(self, seconds: float, waiting: Watched) -> dict[int, int]:
-        """Wait for the next event, and move output meanwhile; raises Interrupted."""
-        self._stop.raise_if_set()
+    def _wait(self, seconds: float, waiting: Watched = ()) -> dict[int, int]:
+        """Wait for the next event, of the server or of what else is waited for; raises Interrupted."""
         ready = self._step(seconds, [*waiting, (self._stop, select.POLLIN)])
         self._stop.raise_if_set()
         return ready
 
-    def _step(self, seconds: float, waiting: Watched) -> dict[int, int]:
+    def _step(self, seconds: float, waiting: Watched = ()) -> dict[int, int]:
+        """Wait for the next event, for a second at most, move output, and return the descriptors that are ready."""
         assert self._process
         poll = select.poll()
         self._output.register(poll)
@@ -222,25 +250,37 @@ class AlgorithmServer:
             poll.register(self._pidfd, select.POLLIN)
         for watched, event in waiting:
             poll.register(watched, event)
-        ready = dict(poll.poll(math.ceil(min(seconds, REAP_SECONDS) * 1000)))
+        ready = dict(poll.poll(math.ceil(max(0.0, min(seconds, REAP_SECONDS)) * 1000)))
         self._output.advance(ready)
         if time.monotonic() >= self._reap_at:
             reap_orphans(but=self._process.pid)
             self._reap_at = time.monotonic() + REAP_SECONDS
         return ready
 
-    def _ends_within(self, seconds: float) -> bool:
-        try:
-            self._watch(seconds)
-        except Ended as error:
-            self._end_after(error)
-            return True
-        return False
+    # -- its end
 
-    def _end_after(self, error: Ended) -> None:
-        """End what is left of a server that has ended by itself."""
-        logger.error("The algorithm's server %s", error)
-        self.end()
+    def end(self) -> None:
+        """End the server and all that it started, after its grace, and take over its last lines."""
+        if not self._process:
+            return
+        self._state.healthy = False
+        if self._pidfd in self._step(0):
+            logger.error("The algorithm's server %s", self._how_it_ended())
+        pid = self._process.pid
+        signal_group(pid, signal.SIGTERM)
+        kill_at = time.monotonic() + self._settings.grace_seconds
+        while self._process.poll() is None and time.monotonic() < kill_at:
+            self._step(kill_at - time.monotonic())
+        while group_exists(pid) and time.monotonic() < kill_at:  # the others of the group have their grace too
+            self._step(GROUP_POLL_SECONDS)
+        end_group(pid)
+        self._process.wait()
+        end_orphans()
+        self._output.end()
+        with self._process:
+            self._process = None
+        os.close(self._pidfd)
+        self._state.resident = 0
 
     def _how_it_ended(self) -> str:
         assert self._process
@@ -249,30 +289,6 @@ class AlgorithmServer:
         if found.si_code == os.CLD_EXITED:
             return f"ended with exit code {found.si_status}"
         return f"was ended by {signal_name(found.si_status)}"
-
-    def _peak_memory(self) -> int:
-        return high_water_bytes(self._process.pid) if self._process else 0
-
-    def end(self) -> None:
-        """End the server and all that it started, after its grace, and take over its last lines."""
-        if not self._process:
-            return
-        self._resident.on_health(False)
-        pid = self._process.pid
-        signal_group(pid, signal.SIGTERM)
-        kill_at = time.monotonic() + self._settings.grace_seconds
-        while self._process.poll() is None and time.monotonic() < kill_at:
-            self._step(kill_at - time.monotonic(), [])
-        while group_exists(pid) and time.monotonic() < kill_at:  # the others of the group have their grace too
-            self._step(GROUP_POLL_SECONDS, [])
-        end_group(pid)
-        self._process.wait()
-        end_orphans()
-        self._output.end()
-        with self._process:
-            self._process = None
-        os.close(self._pidfd)
-        self._resident.on_group(0)
 
 
 def _not_started(what: str, why: str) -> ServerNotStarted:

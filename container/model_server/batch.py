@@ -5,6 +5,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ from .resident import run_keeper
 from .resident_channel import ResidentChannel
 from .result import Record
 from .runner import Server, finish, run_task
+from .scoreboard import ServerState
 from .set_up import is_needed, set_up
 from .settings import Settings
 from .storage import Storage
@@ -70,8 +72,7 @@ def invoke(settings: Settings, tasks: str | None, file: str | None) -> int:
             resident=keeper.channel if keeper else None,
         )
         make_writable(settings.writable_directories)
-        error, is_told = _set_up(server, cancellation)
-        post_clean.note_fetched()
+        error, is_told = _set_up(server, cancellation, post_clean)
         logger.info("Invoking the model for %d tasks", len(listed))
         progress.begin(len(listed))
         spared = keeper.process.pid if keeper else 0
@@ -91,14 +92,10 @@ def _start_keeper(settings: Settings, channels: LogChannels) -> _Keeper | None:
         return None
     channel = ResidentChannel()
     command = algorithm_command(settings)
-    resident = Resident(settings, command, channels, channel, on_health=_ignore, on_group=_ignore, eager=False)
+    resident = Resident(settings, command, channels, channel, ServerState(), eager=False)
     keeper = _Keeper(start("resident", partial(run_keeper, resident), None, signal.SIGTERM), channel)
     channel.close_keeper()
     return keeper
-
-
-def _ignore(value: object) -> None:
-    """Be told what nobody asks for here: there is no /ping."""
 
 
 @contextmanager
@@ -118,14 +115,17 @@ def _ended(keeper: _Keeper | None) -> Iterator[None]:
             keeper.process.output.close()
 
 
-def _set_up(server: Server, cancellation: Cancellation) -> tuple[LongshoreError | None, bool]:
+def _set_up(server: Server, cancellation: Cancellation, post_clean: PostClean) -> tuple[LongshoreError | None, bool]:
     """Return why no task can run, if so, and whether everyone was told who wants to be."""
     if not is_needed(server.settings):
         return None, True
+    fetched: list[Path] = []
     try:
-        error, is_stored = set_up(server.settings, server.storage, server.resident, cancellation)
+        error, is_stored = set_up(server.settings, server.storage, server.resident, cancellation, fetched)
     except Interrupted as reason:
         return reason, True
+    finally:
+        post_clean.note_fetched(fetched)
     return error, is_stored or not server.settings.setup_result_place
 
 
@@ -175,7 +175,7 @@ def run_list(
         if skip_reason:
             outcome = finish(Record(task, error=skip_reason), server, tell=False)
         else:
-            outcome = run_task(task, server, cancellation, on_group=_ignore)
+            outcome = run_task(task, server, cancellation, on_group=lambda group: None)
             end_orphans(but=spared)
             if outcome.result.return_code:
                 logger.error("Stopping due to failure of task %s", task.pk)

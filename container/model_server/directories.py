@@ -26,8 +26,7 @@ def make_writable(paths: Iterable[Path]) -> None:
 class PostClean:
     """Empties folders at the end (of the block), but for what they held when this object was made.
 
-    A folder that was missing or empty is emptied. One that held something keeps all but the names that
-    `note_fetched` found to be new.
+    A folder that was missing or empty is emptied. One that held something is left alone, but for what was fetched.
     """
 
     def __init__(self, paths: Iterable[Path]) -> None:
@@ -35,9 +34,10 @@ class PostClean:
         self._before = {path: names for path in sorted(real) if (names := _names(path)) is not None}
         self._fetched: dict[Path, set[str]] = {}
 
-    def note_fetched(self) -> None:
-        """Note what the set-up has brought; to be called by the same process, before the first task."""
-        self._fetched = {path: (_names(path) or set()) - before for path, before in self._before.items()}
+    def note_fetched(self, paths: Iterable[Path]) -> None:
+        """Note what the set-up has brought into folders: paths of entries that are new there."""
+        for path in paths:
+            self._fetched.setdefault(Path(os.path.realpath(path.parent)), set()).add(path.name)
 
     def __enter__(self) -> Self:
         return self

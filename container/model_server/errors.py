@@ -22,7 +22,10 @@ class LongshoreError(Exception):
     hint: str = ""
 
     def __init__(self) -> None:
-        super().__init__(self.message)
+        """Leave `args` as what the error was made with: another process can make it anew from its code and these."""
+
+    def __str__(self) -> str:
+        return self.message
 
     @property
     def message(self) -> str:
@@ -333,6 +336,18 @@ class TarballTooLarge(TarballError):
     code = "tarball_too_large"
     hint = "Give the container a larger volume."
     sentence = "Tarfile does not fit on the disk"
+
+
+class PortTaken(TaskError):
+    """Says that somebody else listens where the algorithm's own server is to listen."""
+
+    code = "port_taken"
+    hint = "ALGORITHM_PORT names another port, for the program too."
+    sentence = "The port of the algorithm's server is taken"
+
+    def __init__(self, port: int) -> None:
+        super().__init__()
+        self.hint = f"It is {port}. {self.hint}"
 
 
 class ServerNotStarted(TaskError):

@@ -6,10 +6,12 @@ identify patients.
 """
 
 import logging
+import traceback
 from collections.abc import Iterator
 
 from pythonjsonlogger.json import JsonFormatter
 
+from .errors import LongshoreError
 from .line_encoder import RecordFormat
 from .log_channel import LogChannel, LogChannels
 
@@ -61,8 +63,8 @@ def _notice(level: int, message: str) -> logging.LogRecord:
 def _pieces(record: logging.LogRecord) -> Iterator[logging.LogRecord]:
     """Cut a message into its lines, and lines into what one record may hold."""
     text = record.getMessage()
-    if record.exc_info:
-        text += "\n" + logging.Formatter().formatException(record.exc_info)
+    if record.exc_info and record.exc_info[1]:
+        text += "\n" + "\n".join(map(_told, _chain(record.exc_info[1])))
     source = source_of(record.levelno)
     internal, task = getattr(record, "internal", True), getattr(record, "task", None)
     bounds = RecordFormat(record.levelname, source, internal, task)
@@ -76,6 +78,21 @@ def _pieces(record: logging.LogRecord) -> Iterator[logging.LogRecord]:
     for line in text.splitlines() or [""]:
         for piece, continued in bounds.split(line):
             yield logging.makeLogRecord(shared | {"msg": piece} | ({"continued": True} if continued else {}))
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """Return an error after those that it came of."""
+    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return [*(_chain(before) if before else []), error]
+
+
+def _told(error: BaseException) -> str:
+    """Return an error's traceback; its own words, which may hold names of files and values of a task, at DEBUG only."""
+    words = str(error)
+    if not (logger.isEnabledFor(logging.DEBUG) or isinstance(error, LongshoreError)):
+        words = (isinstance(error, OSError) and error.strerror) or ""
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    return f"Traceback (most recent call last):\n{frames}{type(error).__name__}{': ' + words if words else ''}"
 
 
 def configure(channels: LogChannels, level: str) -> None:

@@ -14,7 +14,7 @@ from .cancellation import Cancellation
 from .children import adopt_orphans
 from .errors import Interrupted, ServerNotHealthy, ServerNotStarted
 from .logs import logger
-from .resident_channel import Answer, Question
+from .resident_channel import DONE, Answer, Question
 
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 10.0
@@ -34,8 +34,10 @@ class Keeper:
         self._server = AlgorithmServer(resident, self._stop)
         self._give_up_at = 0.0
         self._pause = 0.0
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(signum, lambda *_: self._stop.cancel(Interrupted()))
+
+    def stop(self) -> None:
+        """Let the server end; a signal handler may call this."""
+        self._stop.cancel(Interrupted())
 
     def run(self) -> None:
         """Keep the server until told to stop; ends the process with 1 when it can't be brought back."""
@@ -53,17 +55,17 @@ class Keeper:
 
     def _set_up(self) -> None:
         """Start the server for the first who asks; when that fails, tell everyone."""
-        question = self._question()
+        question = self._next_question()
         try:
             self._server.start()
         except (ServerNotStarted, ServerNotHealthy) as error:
             while True:
-                question.answer(_refusal(error))
-                question = self._question()
+                question.answer(Answer.failed(error))
+                question = self._next_question()
         self._give_up_at = time.monotonic() + self._resident.settings.start_timeout
-        question.answer(Answer())
+        question.answer(DONE)
 
-    def _question(self) -> Question:
+    def _next_question(self) -> Question:
         """Return the next question while no server is there; raises Interrupted."""
         poll = select.poll()
         poll.register(self._stop, select.POLLIN)
@@ -84,7 +86,7 @@ class Keeper:
     def _answer(self, question: Question) -> bool:
         """Answer a question, and return whether it was a task that began."""
         if question.task is None:
-            question.answer(Answer())
+            question.answer(DONE)
         elif question.take():
             question.answer(self._server.invoke(question))
             self._stop.raise_if_set()
@@ -97,7 +99,7 @@ class Keeper:
         Its port may be taken for a minute (TIME_WAIT). A server that ends again and again, though it was healthy for a
         moment each time, is one that can't be brought back.
         """
-        question = None if self._resident.eager else self._question()
+        question = None if self._resident.eager else self._next_question()
         while not self._server.is_there:
             if time.monotonic() >= self._give_up_at:
                 logger.critical("The algorithm's server can not be brought back")
@@ -106,7 +108,7 @@ class Keeper:
             self._pause = min(max(2 * self._pause, FIRST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
             logger.warning("Starting the algorithm's server again")
             try:
-                self._server.start()
+                self._server.start(self._give_up_at)
             except (ServerNotStarted, ServerNotHealthy) as error:
                 logger.error("%s: %s", error, error.hint)
         if question:
@@ -118,13 +120,7 @@ class Keeper:
         poll.register(self._channel, select.POLLIN)
         with suppress(Interrupted):  # nobody is left to ask
             while poll.poll(0):
-                self._channel.receive().answer(Answer(Interrupted.code))
-
-
-def _refusal(error: ServerNotStarted | ServerNotHealthy) -> Answer:
-    if isinstance(error, ServerNotStarted):
-        return Answer(error.code, [error.why])
-    return Answer(error.code, [error.start_seconds, error.call_seconds])
+                self._channel.receive().answer(Answer.failed(Interrupted()))
 
 
 def run_keeper(resident: Resident) -> None:
@@ -132,4 +128,7 @@ def run_keeper(resident: Resident) -> None:
     adopt_orphans()
     resident.channels.close_readers()
     resident.channel.close_asker()
-    Keeper(resident).run()
+    keeper = Keeper(resident)
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda *_: keeper.stop())
+    keeper.run()

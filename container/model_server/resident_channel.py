@@ -7,6 +7,7 @@ is seen by both sides: a question whose asker is gone is withdrawn, a keeper tha
 import json
 import select
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -28,7 +29,7 @@ MAX_QUESTION_BYTES = 4096
 ANSWER_SECONDS = 5.0
 """How long an asker may take to read its answer."""
 
-ERRORS: dict[str, type[LongshoreError]] = {
+ERRORS: dict[str, Callable[..., LongshoreError]] = {
     error.code: error
     for error in (
         Interrupted,
@@ -45,20 +46,25 @@ ERRORS: dict[str, type[LongshoreError]] = {
 
 @dataclass(frozen=True)
 class Answer:
-    """How a call ended: `error` is the code of one of ours and `facts` what it is made with, None if all went well."""
+    """How it went: `error` is the code of one of ours, with what that is made of, None if all went well."""
 
-    error: str | None = None
-    facts: list[float | str] = field(default_factory=list)
+    error: str | None
+    error_args: list[float | str] = field(default_factory=list)
     seconds: float = 0.0
     last_stderr_lines: list[str] = field(default_factory=list)
     peak_memory_bytes: int = 0
 
+    @classmethod
+    def failed(cls, error: LongshoreError) -> "Answer":
+        return cls(error.code, list(error.args))
+
     @property
     def fault(self) -> LongshoreError | None:
-        return ERRORS[self.error](*self.facts) if self.error else None
+        return ERRORS[self.error](*self.error_args) if self.error else None
 
 
-NOBODY = Answer(WorkerLost.code)
+DONE = Answer(None)
+NOBODY = Answer.failed(WorkerLost())
 """What is taken as the answer when there is none: the keeper is gone, or the question was withdrawn before it began."""
 
 TAKEN = b"+"
@@ -66,7 +72,7 @@ TAKEN = b"+"
 
 
 class Question:
-    """A question as the keeper has it: run the task `task`, or with None for it, be healthy.
+    """A question as the keeper has it: how the task `task` went, or with None for it, whether a task can begin.
 
     Its descriptor becomes readable when it is withdrawn.
     """

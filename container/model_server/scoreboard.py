@@ -29,7 +29,7 @@ class ServerState(ctypes.Structure):
     """What has to be true before tasks can run.
 
     PID 1 sets `listening` once nginx has its port, and `set_up`. The keeper of a resident program sets `healthy`, and
-    `resident`, the program's process group, 0 for none.
+    `resident`, the program's process group, 0 for none. A worker sets `stuck` when the task folders can't be emptied.
     """
 
     _fields_ = (
@@ -37,11 +37,13 @@ class ServerState(ctypes.Structure):
         ("set_up", ctypes.c_int32),
         ("healthy", ctypes.c_int32),
         ("resident", ctypes.c_int32),
+        ("stuck", ctypes.c_int32),
     )
     listening: int
     set_up: int
     healthy: int
     resident: int
+    stuck: int
 
 
 class Scoreboard:
@@ -64,7 +66,8 @@ class Scoreboard:
     @property
     def ready(self) -> bool:
         """Say whether tasks can run."""
-        return bool(self.state.listening and self.state.set_up and self.state.healthy)
+        state = self.state
+        return bool(state.listening and state.set_up and state.healthy and not state.stuck)
 
     def next_ticket(self) -> int:
         """Return a ticket higher than all before; only under the queue's lock."""

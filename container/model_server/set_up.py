@@ -5,9 +5,11 @@ How it went is told to the user, to the log, and in an object that a platform re
 """
 
 import logging
+import os
 import signal
 import sys
 from enum import IntEnum
+from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
@@ -51,6 +53,24 @@ class SetUpExit(IntEnum):
     FAILED_AND_TOLD = 3
 
 
+class SetUpReport:
+    """What the process of the set-up leaves for PID 1: an anonymous file, so that neither waits for the other."""
+
+    def __init__(self) -> None:
+        self._descriptor = os.memfd_create("set-up", os.MFD_CLOEXEC)
+
+    def write(self, fetched: list[Path]) -> None:
+        """Say what was brought into folders; in the process of the set-up."""
+        with os.fdopen(os.dup(self._descriptor), "wb") as file:
+            file.write(b"\0".join(map(os.fsencode, fetched)))
+
+    def read(self) -> list[Path]:
+        """Return what was brought, once that process has ended."""
+        with os.fdopen(self._descriptor, "rb") as file:
+            file.seek(0)
+            return [Path(os.fsdecode(path)) for path in file.read().split(b"\0") if path]
+
+
 def is_needed(settings: Settings) -> bool:
     """Say whether there is anything to set up, or anyone to be told that there was not."""
     return bool(settings.model or settings.ground_truth or settings.mode == "resident" or settings.setup_result_place)
@@ -63,12 +83,18 @@ class SetUp(NamedTuple):
     is_stored: bool
 
 
-def set_up(settings: Settings, storage: Storage, resident: ResidentChannel | None, cancellation: Cancellation) -> SetUp:
-    """Set the container up, and tell everyone how that went.
+def set_up(
+    settings: Settings,
+    storage: Storage,
+    resident: ResidentChannel | None,
+    cancellation: Cancellation,
+    fetched: list[Path],
+) -> SetUp:
+    """Set the container up, and tell everyone how that went; note in `fetched` what it brought into folders.
 
     Raises the cancellation's reason: a set-up that was interrupted has no result, another container may write it.
     """
-    error = _error_of_set_up(settings, storage, resident, cancellation)
+    error = _error_of_set_up(settings, storage, resident, cancellation, fetched)
     if error:
         tell_user(logging.ERROR, error.message, None)
         logger.error("The set-up failed (%s: %s) %s", error.code, error, error.hint)
@@ -83,11 +109,15 @@ def set_up(settings: Settings, storage: Storage, resident: ResidentChannel | Non
 
 
 def _error_of_set_up(
-    settings: Settings, storage: Storage, resident: ResidentChannel | None, cancellation: Cancellation
+    settings: Settings,
+    storage: Storage,
+    resident: ResidentChannel | None,
+    cancellation: Cancellation,
+    fetched: list[Path],
 ) -> LongshoreError | None:
     try:
         if settings.model or settings.ground_truth:
-            fetch_all(settings, _owner(settings), storage, cancellation)
+            fetch_all(settings, _owner(settings), storage, cancellation, fetched)
         if resident:
             resident.await_health(cancellation)
     except LongshoreError as error:
@@ -101,11 +131,13 @@ def _error_of_set_up(
 
 
 def _owner(settings: Settings) -> User:
+    """Return whom the tarballs are for; raises TarballBroken, as the drop-in does, with the true reason as its hint."""
     try:
         return look_up(settings.user)
     except TaskError as error:
-        logger.error("%s", error)
-        raise TarballBroken("model" if settings.model else "ground truth") from error  # the drop-in's words for it
+        broken = TarballBroken("model" if settings.model else "ground truth")
+        broken.hint = f"{error}."
+        raise broken from error
 
 
 def _store(settings: Settings, storage: Storage, error: LongshoreError | None) -> None:
@@ -122,7 +154,9 @@ def _store(settings: Settings, storage: Storage, error: LongshoreError | None) -
         raise SetupResultNotStored from fault
 
 
-def run_set_up(settings: Settings, channels: LogChannels, resident: ResidentChannel | None) -> None:
+def run_set_up(
+    settings: Settings, channels: LogChannels, resident: ResidentChannel | None, report: SetUpReport
+) -> None:
     """Set the container up in the process that was forked for it, and end that with a SetUpExit."""
     cancellation = Cancellation()
     for signum in (signal.SIGTERM, signal.SIGINT):
@@ -130,10 +164,13 @@ def run_set_up(settings: Settings, channels: LogChannels, resident: ResidentChan
     channels.close_readers()
     if resident:
         resident.close_keeper()
+    fetched: list[Path] = []
     try:
-        error, is_stored = set_up(settings, Storage.from_settings(settings), resident, cancellation)
+        error, is_stored = set_up(settings, Storage.from_settings(settings), resident, cancellation, fetched)
     except Interrupted:
         sys.exit(SetUpExit.FAILED)
+    finally:
+        report.write(fetched)
     if not error:
         sys.exit(SetUpExit.DONE)
     sys.exit(SetUpExit.FAILED_AND_TOLD if is_stored else SetUpExit.FAILED)

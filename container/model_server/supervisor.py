@@ -31,7 +31,7 @@ from .resident import run_keeper
 from .resident_channel import ResidentChannel
 from .run_folder import run_folder
 from .scoreboard import Scoreboard
-from .set_up import SetUpExit, is_needed, run_set_up
+from .set_up import SetUpExit, SetUpReport, is_needed, run_set_up
 from .settings import Settings
 
 STOP_SECONDS = 23.0
@@ -84,6 +84,7 @@ class Supervisor:
         self._gunicorn: Child | None = None
         self._nginx: Child | None = None
         self._set_up: Child | None = None
+        self._set_up_report = SetUpReport()
         self._keeper: Child | None = None
         self._serving = False
         self._children: dict[int, Child] = {}
@@ -106,7 +107,8 @@ class Supervisor:
         else:
             state.healthy = True
         if is_needed(inherited.settings):
-            body = partial(run_set_up, inherited.settings, inherited.channels, inherited.resident)
+            report = self._set_up_report
+            body = partial(run_set_up, inherited.settings, inherited.channels, inherited.resident, report)
             self._set_up = self._start("set-up", body)
         else:
             state.set_up = True
@@ -114,14 +116,13 @@ class Supervisor:
             inherited.resident.close()
 
     def _resident(self, channel: ResidentChannel) -> Resident:
-        inherited, state = self._inherited, self._scoreboard.state
+        inherited = self._inherited
         return Resident(
             settings=inherited.settings,
             command=inherited.command,
             channels=inherited.channels,
             channel=channel,
-            on_health=partial(setattr, state, "healthy"),
-            on_group=partial(setattr, state, "resident"),
+            state=self._scoreboard.state,
             eager=True,
         )
 
@@ -154,6 +155,8 @@ class Supervisor:
             self._go_on_starting()
         elif self._stopping:
             self._go_on_stopping()
+        elif self._scoreboard.state.stuck:
+            self._fail("The task folders can not be emptied, so no task can run")
 
     # -- starting
 
@@ -221,7 +224,7 @@ class Supervisor:
 
     def _took_set_up(self, code: int) -> bool:
         """Go on after the set-up, or stop where a platform knows that it failed; return False for any other end."""
-        self._post_clean.note_fetched()
+        self._post_clean.note_fetched(self._set_up_report.read())
         if code == SetUpExit.DONE:
             self._scoreboard.state.set_up = True
         elif code == SetUpExit.FAILED_AND_TOLD:

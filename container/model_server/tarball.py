@@ -33,8 +33,10 @@ from .untar import FOLDER_MODE, MemberRefused, own, unpack
 from .user import User
 
 
-def fetch_all(settings: Settings, user: User, storage: Storage, cancellation: Cancellation) -> list[Path]:
-    """Fetch the model and the ground truth, as far as they are set, at the same time; return the paths that are new.
+def fetch_all(
+    settings: Settings, user: User, storage: Storage, cancellation: Cancellation, fetched: list[Path]
+) -> None:
+    """Fetch the model and the ground truth, as far as they are set, at the same time; note in `fetched` what is new.
 
     Raises as `fetch_tarball`, for the model if both fail.
     """
@@ -44,22 +46,29 @@ def fetch_all(settings: Settings, user: User, storage: Storage, cancellation: Ca
     )
     with closing(Cancellation(parent=cancellation)) as together, ThreadPoolExecutor(len(tarballs)) as pool:
 
-        def fetch(address: S3Address, folder: Path, which: str) -> list[Path]:
+        def fetch(address: S3Address, folder: Path, which: str) -> None:
             try:
-                return fetch_tarball(address, folder, which, user, storage, together)
+                fetch_tarball(address, folder, which, user, storage, together, fetched)
             except LongshoreError as error:
                 if address is settings.model:  # whose fault is told, whatever becomes of the other one
                     together.cancel(error)
                 raise
 
         fetches = [pool.submit(fetch, address, folder, which) for address, folder, which in tarballs if address]
-    return [path for fetching in fetches for path in fetching.result()]
+    for fetching in fetches:
+        fetching.result()
 
 
 def fetch_tarball(
-    address: S3Address, folder: Path, which: str, user: User, storage: Storage, cancellation: Cancellation
-) -> list[Path]:
-    """Unpack a tarball into a folder, for a user to own; return the paths in the folder that were not there before.
+    address: S3Address,
+    folder: Path,
+    which: str,
+    user: User,
+    storage: Storage,
+    cancellation: Cancellation,
+    fetched: list[Path],
+) -> None:
+    """Unpack a tarball into a folder, for a user to own; note in `fetched` the paths in it that were not there before.
 
     `which` names it in errors. Raises a TarballError, TarballUnavailable, or the cancellation's reason.
     """
@@ -72,7 +81,7 @@ def fetch_tarball(
 
         if storage.get_stream(address.bucket, address.key, unpack_afresh, cancellation):
             own(folder.resolve(), user)
-        return _merge(staging, folder)
+        _merge(staging, folder, fetched)
 
 
 @contextmanager
@@ -98,23 +107,21 @@ def _opened(folder: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _merge(staged: Path, folder: Path) -> list[Path]:
-    """Move the entries of one folder into another and return those that are new there.
+def _merge(staged: Path, folder: Path, new: list[Path]) -> None:
+    """Move the entries of one folder into another, and note those that are new there.
 
     A folder that exists keeps what it is and gets more in it; anything else that exists is replaced, links as well.
     """
-    new = []
     for name in sorted(os.listdir(staged)):
         source, place = staged / name, folder / name
         if not os.path.lexists(place):
             new.append(place)
         elif _is_folder(source):
             if _is_folder(place):
-                _merge(source, place)
+                _merge(source, place, new)
                 continue
             place.unlink()  # a folder is not renamed over a file
         source.rename(place)
-    return new
 
 
 def _is_folder(path: Path) -> bool:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from faulty_s3 import Answer, FaultyS3
+from invocation import Invocation
 from rig import DEADLINE_SECONDS, KEY, log_records, outputs_of, signed_result, wait_until
-from test_invoke_command import Invocation
 
 if TYPE_CHECKING:
     from tests.conftest import Bucket
@@ -124,9 +124,7 @@ def test_the_result_of_the_set_up_is_stored_before_the_first_task_is_begun(
 ) -> None:
     tasks = [invoke.task("one"), invoke.task("two")]
     name = "serves_tasks" if mode == "resident" else "does_nothing"
-    ended = invoke.run(
-        name, "-t", json.dumps(tasks), env={"AWS_ENDPOINT_URL_S3": s3.endpoint, "ALGORITHM_MODE": mode}
-    )
+    ended = invoke.run(name, "-t", json.dumps(tasks), env={"AWS_ENDPOINT_URL_S3": s3.endpoint, "ALGORITHM_MODE": mode})
     assert ended.returncode == 0, ended.stderr
     assert setup_result(bucket)["return_code"] == 0
     assert (s3.requests[0].method, s3.requests[0].key) == ("PUT", SETUP_KEY)
@@ -172,7 +170,7 @@ def test_without_a_place_a_set_up_that_failed_is_in_the_results_and_the_exit_is_
     ended = invoke.run("exits_3", "-t", json.dumps([task]), env={"MODEL_SERVER_SETUP_RESULT_BUCKET": ""})
     assert ended.returncode == 0
     assert signed_result(bucket, task)["user_safe_error_message"] == FAILED_TO_START
-    assert not any("runtime_setup_result" in key for key in bucket.keys())
+    assert "runtime_setup_result" not in " ".join(bucket.keys())
 
 
 def test_a_time_limit_in_the_first_task_skips_the_others(invoke: ResidentInvocation, bucket: Bucket) -> None:
@@ -222,9 +220,18 @@ def test_a_signal_interrupts_all_tasks_and_leaves_nothing(
     results = [signed_result(bucket, task) for task in tasks]
     assert [result["error"]["code"] for result in results] == ["interrupted", "interrupted"]
     assert (results[0]["invoke_duration"] is None) == starts
-    assert (SETUP_KEY in bucket.keys()) != starts
+    assert ("runtime_setup_result" in " ".join(bucket.keys())) != starts
     assert invoke.running() == []
     invoke.assert_tidy()
+
+
+def test_a_program_has_its_grace_to_tidy_up_at_the_end(invoke: ResidentInvocation, bucket: Bucket) -> None:
+    task = invoke.task("one")
+    ended = invoke.run(
+        "serves_tasks_and_tidies_up_on_sigterm", "-t", json.dumps([task]), env={"ALGORITHM_GRACE_SECONDS": "5"}
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert external(ended.stdout)[-1][0] == "tidied up"
 
 
 def test_nothing_stays_when_invoke_is_killed(invoke: ResidentInvocation) -> None:

@@ -77,7 +77,9 @@ class Fetching:
         self.cancellation = Cancellation()
 
     def __call__(self) -> list[Path]:
-        return fetch_all(self.settings, look_up(self.settings.user), self.storage, self.cancellation)
+        fetched: list[Path] = []
+        fetch_all(self.settings, look_up(self.settings.user), self.storage, self.cancellation, fetched)
+        return fetched
 
     def check_both(self) -> None:
         assert (self.model / "folder" / "weights").read_bytes() == WEIGHTS
@@ -204,7 +206,7 @@ storage = Storage(endpoint, 4)
 for key in ("small", "large"):  # the first one loads whatever is needed
     before = high_water_bytes("self")
     try:
-        fetch_tarball(S3Address(bucket, key), Path(folder, key), "model", SAME_USER, storage, Cancellation())
+        fetch_tarball(S3Address(bucket, key), Path(folder, key), "model", SAME_USER, storage, Cancellation(), [])
         outcome = "fetched"
     except TarballBroken:
         outcome = "refused"

@@ -77,7 +77,6 @@ def test_what_can_not_be_made_or_opened_is_a_line_of_the_log(tmp_path: Path, cap
 def test_what_was_missing_or_empty_is_emptied_and_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "empty").mkdir()
     cleaning = PostClean([tmp_path / "empty", tmp_path / "missing" / "deep", tmp_path / "never"])
-    cleaning.note_fetched()
     for name in ("empty/a/b", "missing/deep/a/b", "missing/other"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "empty" / "file").touch()
@@ -93,17 +92,17 @@ def test_what_held_something_keeps_it_and_what_came_with_tasks_but_not_what_was_
     cleaning = PostClean([tmp_path])
     (tmp_path / "fetched" / "deep").mkdir(parents=True)
     (tmp_path / "held" / "fetched").touch()
-    cleaning.note_fetched()
+    cleaning.note_fetched([tmp_path / "fetched", tmp_path / "held" / "fetched"])
     (tmp_path / "of a task").touch()
+    (tmp_path / "of the program at its start").touch()
     cleaning.clean()
-    assert tree(tmp_path) == ["held", "held/fetched", "mounted", "of a task"]
+    assert tree(tmp_path) == ["held", "held/fetched", "mounted", "of a task", "of the program at its start"]
 
 
 def test_a_folder_that_held_something_is_not_touched_at_all(tmp_path: Path) -> None:
     (tmp_path / "held").touch()
     tmp_path.chmod(0o500)
     cleaning = PostClean([tmp_path])
-    cleaning.note_fetched()
     before = tmp_path.stat().st_ctime_ns
     cleaning.clean()
     assert tmp_path.stat().st_ctime_ns == before
@@ -114,9 +113,9 @@ def test_a_folder_that_held_something_is_not_touched_at_all(tmp_path: Path) -> N
 def test_folders_within_each_other_are_no_problem(tmp_path: Path, noted: bool) -> None:
     paths = [tmp_path / "a" / "b", tmp_path / "a", tmp_path / "a", tmp_path / "a" / "b" / "c"]
     cleaning = PostClean(paths)
-    if noted:
-        cleaning.note_fetched()
     (tmp_path / "a" / "b" / "c" / "d").mkdir(parents=True)
+    if noted:
+        cleaning.note_fetched(paths)
     cleaning.clean()
     assert tree(tmp_path) == ["a"]
 
@@ -124,7 +123,6 @@ def test_folders_within_each_other_are_no_problem(tmp_path: Path, noted: bool) -
 def test_a_file_in_the_place_of_a_folder_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").touch()
     cleaning = PostClean([tmp_path / "file", tmp_path / "file" / "in"])
-    cleaning.note_fetched()
     cleaning.clean()
     assert tree(tmp_path) == ["file"]
     assert not caplog.records
@@ -158,7 +156,7 @@ def test_a_link_that_came_later_is_never_followed(
         (path / "held").touch()
     cleaning = PostClean([path])
     (path / "fetched").touch()
-    cleaning.note_fetched()
+    cleaning.note_fetched([path / "fetched"])
     before = tree(outside)
     (tmp_path / place).rename(tmp_path / "moved")
     (tmp_path / place).symlink_to(outside)
@@ -199,6 +197,6 @@ def test_nothing_stays_open(tmp_path: Path) -> None:
     before = open_descriptors()
     cleaning = PostClean([tmp_path / "a", tmp_path / "a" / "b"])
     (tmp_path / "a" / "b").mkdir(parents=True)
-    cleaning.note_fetched()
+    cleaning.note_fetched([tmp_path / "a" / "b"])
     cleaning.clean()
     assert open_descriptors() == before

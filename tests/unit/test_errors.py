@@ -44,6 +44,7 @@ FACTS |= {
     "why": "It ended with exit code 3.",
     "start_seconds": 300,
     "call_seconds": 10,
+    "port": 4743,
 }
 
 
@@ -85,6 +86,13 @@ def test_an_error_has_a_sentence_a_status_and_a_hint_that_can_be_read(cls: type[
 )
 def test_the_status_says_whose_fault_it_is(branch: type[LongshoreError], statuses: range) -> None:
     assert {cls.http_status for cls in leaves(branch)} <= set(statuses)
+
+
+@pytest.mark.parametrize("cls", LEAVES)
+def test_an_error_can_be_made_anew_from_its_args(cls: type[LongshoreError]) -> None:
+    error = cls(*(FACTS[name] for name in inspect.signature(cls).parameters))
+    again = cls(*error.args)
+    assert (str(again), again.as_json(), vars(again)) == (error.message, error.as_json(), vars(error))
 
 
 def test_every_error_is_in_one_of_the_branches() -> None:

@@ -1,5 +1,6 @@
 """Our own log lines, through real channels."""
 
+import errno
 import json
 import logging
 import socket
@@ -86,14 +87,30 @@ def test_an_empty_message_is_an_empty_record(reader: Reader) -> None:
     assert [line["log"] for line in reader.stdout] == [""]
 
 
-def test_a_traceback_is_a_record_a_line_on_stderr(reader: Reader) -> None:
+def fail_over_a_file(name: str) -> None:
     try:
-        raise ValueError("first\nsecond")
+        raise OSError(errno.EIO, "Input/output error", name)
+    except OSError as error:
+        raise ValueError(f"{name}\nis wrong") from error
+
+
+@pytest.mark.parametrize(
+    ("level", "words"), [("INFO", ["ValueError"]), ("DEBUG", ["ValueError: jane-doe", "is wrong"])]
+)
+def test_a_traceback_is_a_record_a_line_and_tells_no_names_but_at_debug(
+    reader: Reader, level: str, words: list[str]
+) -> None:
+    configure(reader.channels, level)
+    try:
+        fail_over_a_file("-".join(["jane", "doe"]))  # the lines of the source are shown
     except ValueError:
         logger.exception("It failed")
     logged = [line["log"] for line in reader.stderr]
     assert logged[:2] == ["It failed", "Traceback (most recent call last):"]
-    assert logged[-2:] == ["ValueError: first", "second"]
+    assert logged[-len(words) :] == words
+    assert any(line.startswith("OSError: ") and line.count("Input/output error") == 1 for line in logged)
+    assert any("jane-doe" in line for line in logged) == (level == "DEBUG")
+    assert any("fail_over_a_file" in line for line in logged)
 
 
 def test_a_long_line_is_several_records_that_lose_nothing(reader: Reader) -> None:

@@ -6,6 +6,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -57,9 +58,10 @@ def server() -> Iterator[RawServer]:
 
 
 def until_closed(connection: socket.socket) -> None:
-    """Keep the connection open until the other side closes it."""
-    while connection.recv(65536):
-        pass
+    """Keep the connection open until the other side closes it, in whichever way."""
+    with suppress(ConnectionResetError):
+        while connection.recv(65536):
+            pass
 
 
 def reset(connection: socket.socket) -> None:
@@ -125,6 +127,27 @@ def test_an_answer_without_a_length_goes_on_until_the_end_of_the_connection(serv
             assert poll.poll(DEADLINE_SECONDS * 1000)
             call.advance()
         assert call.status == 201
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"HTTP/1.0 201 Created\r\n", CREATED + b"Connection: close\r\n", CREATED + b"Content-Length: 0\r\n"],
+    ids=["HTTP/1.0", "close", "keep-alive"],
+)
+def test_nothing_of_a_call_lingers_at_the_servers_port(server: RawServer, head: bytes) -> None:
+    """Else a server that does not reuse its address could not be started again for a minute."""
+
+    def respond(connection: socket.socket) -> None:
+        server.read_request(connection)
+        connection.sendall(head + b"\r\n")
+        if head.endswith(b"Content-Length: 0\r\n"):
+            until_closed(connection)
+
+    server.start(respond)
+    assert status_of(server.port) == 201
+    server.close()
+    with socket.socket() as again:
+        again.bind(("127.0.0.1", server.port))
 
 
 def test_an_answer_may_come_byte_by_byte(server: RawServer) -> None:
@@ -208,10 +231,8 @@ def test_a_request_has_no_body_and_a_post_says_so(
 def test_a_connection_that_breaks_or_speaks_no_http_is_broken(server: RawServer, answer: bytes) -> None:
     def respond(connection: socket.socket) -> None:
         server.read_request(connection)
-        try:
+        with suppress(BrokenPipeError, ConnectionResetError):  # it may have seen enough
             connection.sendall(answer)
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # it has seen enough
 
     server.start(respond)
     with pytest.raises(CallBroken):

@@ -41,7 +41,6 @@ from model_server.errors import (
 from model_server.s3_uri import S3Address
 from model_server.settings import Settings
 from model_server.storage import Storage
-from model_server.tarball import fetch_all, fetch_tarball
 from model_server.untar import COPY_BYTES, MAX_HEADER_BYTES, MemberRefused, unpack
 from model_server.user import SAME_USER, User
 
@@ -640,6 +639,21 @@ def cancellation() -> Iterator[Cancellation]:
     cancellation.close()
 
 
+def fetch_tarball(
+    address: S3Address, folder: Path, which: str, user: User, store: Storage, cancellation: Cancellation
+) -> list[Path]:
+    """Return what is noted as new."""
+    fetched: list[Path] = []
+    tarball.fetch_tarball(address, folder, which, user, store, cancellation, fetched)
+    return fetched
+
+
+def fetch_all(settings: Settings, user: User, store: Storage, cancellation: Cancellation) -> list[Path]:
+    fetched: list[Path] = []
+    tarball.fetch_all(settings, user, store, cancellation, fetched)
+    return sorted(fetched)
+
+
 @pytest.fixture
 def fetch(objects: Objects, store: Storage, cancellation: Cancellation, target: Path) -> Callable[..., list[Path]]:
     """Fetch a tarball whose answers are these into the target."""
@@ -659,7 +673,7 @@ def test_what_is_new_is_told_and_nothing_else_is_left(fetch: Fetch, target: Path
     (target / "both").mkdir()
     (target / "both" / "before").write_text("before")
     new = fetch(tarred(file("f"), file("d/e/f"), file("both/f"), file("before")))
-    assert new == [target / "d", target / "f"]
+    assert new == [target / "both" / "f", target / "d", target / "f"]
     assert sorted(os.listdir(target)) == ["before", "both", "d", "f"]
     assert (target / "both" / "before").read_text() == "before"
     assert (target / "both" / "f").read_text() == "content"
@@ -985,23 +999,25 @@ class Endless:
         pass
 
 
-@pytest.mark.parametrize(
-    ("failing", "going_on", "named"), [("model", "truth", "model"), ("truth", "model", "ground truth")]
-)
-def test_one_that_fails_ends_the_other_and_is_told(
-    tmp_path: Path,
-    objects: Objects,
-    store: Storage,
-    cancellation: Cancellation,
-    failing: str,
-    going_on: str,
-    named: str,
+def test_a_model_that_fails_ends_the_other(
+    tmp_path: Path, objects: Objects, store: Storage, cancellation: Cancellation
 ) -> None:
-    objects.answers = {failing: [answer(404, "NoSuchKey")], going_on: [Endless(tarred(file("f")))]}
-    with pytest.raises(TarballMissing, match=f"Could not set up {named}: "):
+    objects.answers = {"model": [answer(404, "NoSuchKey")], "truth": [Endless(tarred(file("f")))]}
+    with pytest.raises(TarballMissing, match="Could not set up model: "):
         fetch_all(both(tmp_path), SAME_USER, store, cancellation)
     assert [list(path.iterdir()) for path in tmp_path.iterdir()] == [[], []]
     assert cancellation.reason is None
+
+
+def test_a_ground_truth_that_fails_waits_for_the_model_whose_fault_goes_first(
+    tmp_path: Path, objects: Objects, store: Storage, cancellation: Cancellation
+) -> None:
+    objects.answers = {"truth": [answer(404, "NoSuchKey")], "model": [gzip.compress(LARGE)]}
+    with pytest.raises(TarballMissing, match="Could not set up ground truth: "):
+        fetch_all(both(tmp_path), SAME_USER, store, cancellation)
+    objects.answers = {"truth": [answer(404, "NoSuchKey")], "model": [gzip.compress(LARGE)[:-1]]}
+    with pytest.raises(TarballBroken, match="Could not set up model: "):
+        fetch_all(both(tmp_path), SAME_USER, store, cancellation)
 
 
 def test_a_cancellation_ends_both(tmp_path: Path, objects: Objects, store: Storage, cancellation: Cancellation) -> None:
