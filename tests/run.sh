@@ -28,6 +28,8 @@ main() {
   end_on_signals
   need_programs
   need_packages requirements.txt local-test/requirements.txt tests/requirements.txt
+  # Its package is for another Python only; it runs on this one all the same.
+  venv=$checkout/.venv-shim PIP_IGNORE_REQUIRES_PYTHON=1 need_packages tests/compat/requirements.txt tests/compat/shim.txt
   forget_aws
   cd "$checkout"
   if (($# == 0)); then
