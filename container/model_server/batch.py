@@ -31,7 +31,7 @@ from .set_up import is_needed, set_up
 from .settings import Settings
 from .storage import Storage
 from .task import Task
-from .task_list import listed_tasks
+from .task_list import check_options, listed_tasks
 
 
 def invoke(settings: Settings, tasks: str | None, file: str | None) -> int:
@@ -39,6 +39,7 @@ def invoke(settings: Settings, tasks: str | None, file: str | None) -> int:
 
     Raises click's usage errors, SettingsInvalid and StartFailed before anything was run.
     """
+    check_options(tasks, file)
     channels = LogChannels()
     configure(channels, settings.log_level)
     adopt_orphans()

@@ -105,12 +105,12 @@ class Settings(BaseModel):
     model_path: Path = Field(
         Path("/opt/ml/model"),
         validation_alias=AliasChoices("ALGORITHM_MODEL_PATH", DROP_IN_PREFIX + "MODEL_DEST"),
-        description="The folder of the model, as the algorithm is told it.",
+        description="The folder of the model: where its tarball goes, and where SageMaker puts it.",
     )
     ground_truth_path: Path = Field(
         Path("/opt/ml/input/data/ground_truth"),
         validation_alias=AliasChoices("ALGORITHM_GROUND_TRUTH_PATH", DROP_IN_PREFIX + "GROUND_TRUTH_DEST"),
-        description="The folder of the ground truth.",
+        description="The folder of the ground truth: where its tarball goes.",
     )
     model: S3Uri = Field(
         None,
@@ -142,7 +142,7 @@ class Settings(BaseModel):
     post_clean_directories: Paths = Field(
         read_paths("/opt/ml/output/data:/opt/ml/model:/opt/ml/input/data/ground_truth"),
         validation_alias=AliasChoices("ALGORITHM_POST_CLEAN_DIRECTORIES", DROP_IN_PREFIX + "POST_CLEAN_DIRECTORIES"),
-        description="Folders that are emptied at the end, but for what they held at the start.",
+        description="Folders that are emptied at the end; one that held something at the start loses what was fetched.",
     )
     user: str = Field(
         "",

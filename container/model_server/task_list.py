@@ -12,12 +12,16 @@ from .storage import ObjectForbidden, ObjectMissing, Storage
 from .task import Task, parse_tasks
 
 
-def listed_tasks(tasks: str | None, file: str | None, storage: Storage, cancellation: Cancellation) -> list[Task]:
-    """Return the tasks of the command line; raises click's errors, or the cancellation's reason."""
+def check_options(tasks: str | None, file: str | None) -> None:
+    """Raise click's error unless one of the options is there."""
     if tasks and file:
         raise click.UsageError("Only one of tasks or file should be set")
     if not tasks and not file:
         raise click.UsageError("One of tasks or file should be set")
+
+
+def listed_tasks(tasks: str | None, file: str | None, storage: Storage, cancellation: Cancellation) -> list[Task]:
+    """Return the tasks of the command line; raises click's errors, or the cancellation's reason."""
     text = tasks or _read(str(file), storage, cancellation)
     try:
         values = json.loads(text)
