@@ -101,10 +101,10 @@ class Keeper:
         """
         question = None if self._resident.eager else self._next_question()
         while not self._server.is_there:
+            self._stop.wait(min(self._pause, max(0.0, self._give_up_at - time.monotonic())))
             if time.monotonic() >= self._give_up_at:
                 logger.critical("The algorithm's server can not be brought back")
                 raise SystemExit(1)
-            self._stop.wait(self._pause)
             self._pause = min(max(2 * self._pause, FIRST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
             logger.warning("Starting the algorithm's server again")
             try:

@@ -9,12 +9,12 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 NUMBERS = {
-    "tasks": 120,
-    "tasks with zips": 90,
-    "bodies": 720,
-    "set-ups": 35,
-    "set-ups with tarballs": 25,
-    "resident servers": 10,
+    "tasks": 200,
+    "tasks with zips": 120,
+    "bodies": 560,
+    "set-ups": 60,
+    "set-ups with tarballs": 40,
+    "resident servers": 20,
 }
 """How many examples there are of each kind: what runs is dear, what is refused is cheap."""
 
