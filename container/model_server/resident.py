@@ -21,7 +21,7 @@ LONGEST_PAUSE_SECONDS = 10.0
 """Between two tries to start it again."""
 
 STEADY_SECONDS = 60.0
-"""How long a server has to be healthy, if no task came, before its end counts as a new one."""
+"""How long a server has to be healthy, if no task came, before its end is a new trouble."""
 
 
 class Keeper:
@@ -45,8 +45,7 @@ class Keeper:
             self._set_up()
             while True:
                 if self._answer_questions():
-                    self._give_up_at = time.monotonic() + self._resident.settings.start_timeout
-                    self._pause = 0.0
+                    self._begin_trouble()
                 self._bring_back()
         except Interrupted:
             self._refuse_the_others()
@@ -62,8 +61,13 @@ class Keeper:
             while True:
                 question.answer(Answer.failed(error))
                 question = self._next_question()
-        self._give_up_at = time.monotonic() + self._resident.settings.start_timeout
+        self._begin_trouble()
         question.answer(DONE)
+
+    def _begin_trouble(self) -> None:
+        """Let the time begin within which the server has to be steady, if it ends."""
+        self._give_up_at = time.monotonic() + self._resident.settings.start_timeout
+        self._pause = 0.0
 
     def _next_question(self) -> Question:
         """Return the next question while no server is there; raises Interrupted."""
@@ -76,7 +80,7 @@ class Keeper:
 
     def _answer_questions(self) -> bool:
         """Answer what is asked for as long as the server is there, and return whether it was any good."""
-        steady_at = time.monotonic() + STEADY_SECONDS
+        steady_at = time.monotonic() + min(STEADY_SECONDS, self._resident.settings.start_timeout)
         had_task = False
         while self._server.is_there:
             if self._server.wait_for(self._channel):
@@ -99,7 +103,10 @@ class Keeper:
         Its port may be taken for a minute (TIME_WAIT). A server that ends again and again, though it was healthy for a
         moment each time, is one that can't be brought back.
         """
-        question = None if self._resident.eager else self._next_question()
+        question = None
+        if not self._resident.eager:
+            question = self._next_question()
+            self._begin_trouble()
         while not self._server.is_there:
             self._stop.wait(min(self._pause, max(0.0, self._give_up_at - time.monotonic())))
             if time.monotonic() >= self._give_up_at:
