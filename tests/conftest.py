@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import pytest
 
+from faulty_s3 import FaultyS3
+
 PROJECT = Path(__file__).parent.parent
 CONTAINER = PROJECT / "container"
 ALGORITHMS = Path(__file__).parent / "algorithms"
@@ -84,3 +86,10 @@ def bucket(s3_endpoint: str) -> Bucket:
     name = f"bucket-{uuid.uuid4().hex}"
     client.create_bucket(Bucket=name)
     return Bucket(name, s3_endpoint, client)
+
+
+@pytest.fixture
+def s3(s3_endpoint: str) -> Iterator[FaultyS3]:
+    """An S3 server that fails when told to."""
+    with FaultyS3(s3_endpoint) as proxy:
+        yield proxy

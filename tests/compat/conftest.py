@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import boto3
 import pytest
 from both import INPUTS, SHIM_PYTHON, Both, Forks, both_sides
-
-sys.path.append(str(Path(__file__).parent.parent / "functional"))  # for its faulty_s3
 
 logging.getLogger("werkzeug").setLevel(logging.ERROR)  # the S3 server's, which runs in this process too
 

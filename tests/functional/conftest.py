@@ -1,4 +1,4 @@
-"""What functional tests share: a predictor in this process, `invoke` as another, S3 that fails when told to."""
+"""What functional tests share: a predictor in this process, and `invoke` as another."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
-from faulty_s3 import FaultyS3
 from invocation import Invocation
 from rig import Rig, algorithm
 
@@ -43,9 +42,3 @@ def invoke(tmp_path: Path, bucket: Bucket) -> Iterator[Invocation]:
     invocation = Invocation(tmp_path, bucket)
     yield invocation
     invocation.end()
-
-
-@pytest.fixture
-def s3(s3_endpoint: str) -> Iterator[FaultyS3]:
-    with FaultyS3(s3_endpoint) as proxy:
-        yield proxy

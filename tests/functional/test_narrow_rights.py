@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from faulty_s3 import Answer
 from invocation import LONGSHORE, Invocation
 from narrow_s3 import NarrowS3
 from rig import KEY, signed_result
 
-from conftest import Start
+from faulty_s3 import Answer
 from model_server.result import SIGNATURE_KEY
 
 if TYPE_CHECKING:
+    from conftest import Start
     from tests.conftest import Bucket
 
 SETUP_RESULT = "/io/algorithms/job/42/.sagemaker_shim/runtime_setup_result.json"

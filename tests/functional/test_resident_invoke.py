@@ -9,21 +9,23 @@ import os
 import random
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from faulty_s3 import Answer, FaultyS3
+from faulty_s3 import Answer, FaultyS3, Hold
 from invocation import Invocation
-from rig import DEADLINE_SECONDS, KEY, log_records, outputs_of, signed_result, wait_until
+from rig import DEADLINE_SECONDS, KEY, is_running, log_records, outputs_of, signed_result, wait_until
 
 if TYPE_CHECKING:
     from tests.conftest import Bucket
 
 SETUP_KEY = "/io/app/pk/.sagemaker_shim/runtime_setup_result.json"
 FAILED_TO_START = "Failed to start the algorithm container's inference server"
+AGAIN = "Starting the algorithm's server again"
 MARK = "RESIDENT_INVOKE_MARK"
 """A variable that every process of one `invoke` inherits."""
 
@@ -53,6 +55,11 @@ class ResidentInvocation(Invocation):
     def pid_of(self, pk: str) -> int:
         """Return the pid of the program that ran a task."""
         return int(self.bucket.get(f"/out/{pk}/pid"))
+
+    def program(self) -> int:
+        """Return the pid of the program, which runs no task."""
+        (found,) = [pid for pid in self.running() if b"serves_tasks" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        return found
 
     def running(self) -> list[int]:
         """Return the processes that came from this invocation."""
@@ -99,6 +106,15 @@ def setup_result(bucket: Bucket) -> dict[str, Any]:
 
 def external(log: bytes) -> list[tuple[str, str | None]]:
     return [(record["log"], record["task"]) for record in log_records(log) if not record["internal"]]
+
+
+def starts(log: bytes) -> list[str]:
+    """Return the lines that programs printed at their start."""
+    return [line for line, _ in external(log) if line.startswith("started ")]
+
+
+def own(log: bytes) -> list[str]:
+    return [record["log"] for record in log_records(log) if record["internal"]]
 
 
 def test_all_tasks_run_in_one_program(invoke: ResidentInvocation, bucket: Bucket) -> None:
@@ -185,6 +201,20 @@ def test_a_time_limit_in_the_first_task_skips_the_others(invoke: ResidentInvocat
     invoke.assert_tidy()
 
 
+def test_a_time_limit_in_the_middle_skips_the_others_and_the_program_is_not_started_again(
+    invoke: ResidentInvocation, bucket: Bucket
+) -> None:
+    tasks = [invoke.task("one"), invoke.task("two", "sleep 300", timeout=1), invoke.task("three"), invoke.task("four")]
+    ended = invoke.run("serves_tasks", "-t", json.dumps(tasks))
+    assert ended.returncode == 0, ended.stderr
+    results = [signed_result(bucket, task) for task in tasks]
+    codes = [result["error"] and result["error"]["code"] for result in results]
+    assert codes == [None, "time_limit_exceeded", "task_skipped", "task_skipped"]
+    assert starts(ended.stdout) == [f"started {invoke.pid_of('one')}"]
+    assert AGAIN not in own(ended.stderr)
+    invoke.assert_tidy()
+
+
 def test_an_answer_that_is_not_201_skips_the_others(invoke: ResidentInvocation, bucket: Bucket) -> None:
     tasks = [invoke.task("one", "echo why >&2; exit 1"), invoke.task("two")]
     ended = invoke.run("serves_tasks", "-t", json.dumps(tasks))
@@ -225,6 +255,92 @@ def test_a_signal_interrupts_all_tasks_and_leaves_nothing(
     invoke.assert_tidy()
 
 
+def test_a_signal_in_mid_task_costs_one_grace_and_the_program_is_not_started_again(
+    invoke: ResidentInvocation, bucket: Bucket
+) -> None:
+    grace = 5
+    tasks = [invoke.task("one", 'touch "$BOARD/runs"; sleep 300', timeout=None), invoke.task("two")]
+    environment = {"ALGORITHM_GRACE_SECONDS": str(grace)}
+    process = invoke.start("serves_tasks_and_ignores_sigterm", "-t", json.dumps(tasks), env=environment)
+    wait_until((invoke.board / "runs").exists, "a running task")
+    signalled = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    stdout, stderr = process.communicate(timeout=DEADLINE_SECONDS)
+    assert grace <= time.monotonic() - signalled < 2 * grace
+    assert process.returncode == 143
+    assert [signed_result(bucket, task)["error"]["code"] for task in tasks] == ["interrupted", "interrupted"]
+    assert len(starts(stdout)) == 1
+    assert AGAIN not in own(stderr)
+    invoke.assert_tidy()
+
+
+def test_a_signal_while_the_program_is_brought_back_is_waited_for_by_nobody(
+    invoke: ResidentInvocation, bucket: Bucket, s3: FaultyS3
+) -> None:
+    """The program ends while the inputs are fetched: the task waits for the next one with its folders ready."""
+    tasks = [held_task(invoke, bucket, s3, hold := Hold(), "one"), invoke.task("two")]
+    process = invoke.start("serves_tasks", "-t", json.dumps(tasks), env={"AWS_ENDPOINT_URL_S3": s3.endpoint})
+    assert hold.reached.wait(DEADLINE_SECONDS)
+    (invoke.board / "health").write_text("503")
+    calls = (invoke.board / "health-calls").stat().st_size
+    os.kill(old := invoke.program(), signal.SIGKILL)
+    wait_until(lambda: not is_running(old), "the end of the program")
+    hold.released.set()
+    wait_until(lambda: (invoke.board / "health-calls").stat().st_size > calls, "a new program that is not healthy")
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=DEADLINE_SECONDS)
+    assert process.returncode == 143, stderr
+    results = [signed_result(bucket, task) for task in tasks]
+    assert [(result["error"]["code"], result["return_code"]) for result in results] == [("interrupted", 1)] * 2
+    assert not (invoke.board / "ran").exists()
+    invoke.assert_tidy()
+
+
+def test_a_program_that_ends_between_two_tasks_is_started_again_for_the_next(
+    invoke: ResidentInvocation, bucket: Bucket, s3: FaultyS3
+) -> None:
+    tasks = [invoke.task("one"), held_task(invoke, bucket, s3, hold := Hold(), "two"), invoke.task("three")]
+    process = invoke.start("serves_tasks", "-t", json.dumps(tasks), env={"AWS_ENDPOINT_URL_S3": s3.endpoint})
+    assert hold.reached.wait(DEADLINE_SECONDS)
+    old = invoke.pid_of("one")
+    os.kill(old, signal.SIGKILL)
+    wait_until(lambda: not is_running(old), "the end of the program")
+    hold.released.set()
+    stdout, stderr = process.communicate(timeout=DEADLINE_SECONDS)
+    assert process.returncode == 0, stderr
+    assert [signed_result(bucket, task)["return_code"] for task in tasks] == [0, 0, 0]
+    assert invoke.pid_of("two") == invoke.pid_of("three") != old
+    assert starts(stdout) == [f"started {old}", f"started {invoke.pid_of('two')}"]
+    assert own(stderr).count(AGAIN) == 1
+    invoke.assert_tidy()
+
+
+def test_inputs_that_take_longer_than_a_start_leave_a_start_its_time(
+    invoke: ResidentInvocation, bucket: Bucket, s3: FaultyS3
+) -> None:
+    tasks = [invoke.task("one"), held_task(invoke, bucket, s3, hold := Hold(), "two")]
+    environment = {"AWS_ENDPOINT_URL_S3": s3.endpoint, "ALGORITHM_START_TIMEOUT": "3"}
+    process = invoke.start("serves_tasks", "-t", json.dumps(tasks), env=environment)
+    assert hold.reached.wait(DEADLINE_SECONDS)
+    os.kill(old := invoke.pid_of("one"), signal.SIGKILL)
+    wait_until(lambda: not is_running(old), "the end of the program")
+    ended = time.monotonic()
+    wait_until(lambda: time.monotonic() > ended + 3.5, "more than a start may take")
+    hold.released.set()
+    _, stderr = process.communicate(timeout=DEADLINE_SECONDS)
+    assert process.returncode == 0, stderr
+    assert [signed_result(bucket, task)["return_code"] for task in tasks] == [0, 0]
+    assert invoke.pid_of("two") != old
+
+
+def held_task(invoke: ResidentInvocation, bucket: Bucket, s3: FaultyS3, hold: Hold, pk: str) -> dict[str, Any]:
+    """Return a task one of whose inputs does not come whole before the hold is released."""
+    task = invoke.task(pk, 'touch "$BOARD/ran"')
+    bucket.put("in/large", bytes(100_000))
+    s3.fault("GET", "in/large", hold)
+    return task | {"inputs": [*task["inputs"], bucket.item("large", "in/large")]}
+
+
 def test_a_program_has_its_grace_to_tidy_up_at_the_end(invoke: ResidentInvocation, bucket: Bucket) -> None:
     task = invoke.task("one")
     ended = invoke.run(
@@ -243,9 +359,7 @@ def test_nothing_stays_when_invoke_is_killed(invoke: ResidentInvocation) -> None
     wait_until(lambda: not invoke.running(), "the end of the program")
 
 
-def test_a_keeper_that_is_killed_interrupts_the_task_and_nothing_stays(
-    invoke: ResidentInvocation, bucket: Bucket
-) -> None:
+def test_a_keeper_that_is_killed_loses_the_task_and_nothing_stays(invoke: ResidentInvocation, bucket: Bucket) -> None:
     tasks = [invoke.task("one", 'echo $PPID >"$BOARD/pid"; setsid sleep 300 & sleep 300', timeout=None)]
     process = invoke.start("serves_tasks_and_ignores_sigterm", "-t", json.dumps([*tasks, invoke.task("two")]))
     sign = invoke.board / "pid"
@@ -254,7 +368,7 @@ def test_a_keeper_that_is_killed_interrupts_the_task_and_nothing_stays(
     os.kill(int(stat.rpartition(")")[2].split()[1]), signal.SIGKILL)
     process.communicate(timeout=DEADLINE_SECONDS)
     assert process.returncode == 0, "every task has a stored result"
-    assert signed_result(bucket, tasks[0])["error"]["code"] == "interrupted"
+    assert signed_result(bucket, tasks[0])["error"]["code"] == "worker_lost"
     assert invoke.running() == []
 
 

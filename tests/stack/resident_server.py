@@ -117,6 +117,11 @@ def printed(server: Server, stream: str) -> list[tuple[str, str | None]]:
     return [(record["log"], record["task"]) for record in server.records(stream) if not record["internal"]]
 
 
+def starts(server: Server) -> list[str]:
+    """Return the lines that programs printed at their start."""
+    return [line for line, _ in printed(server, "stdout") if line.startswith("started ")]
+
+
 def setup_result(bucket: "Bucket", key: str = SETUP_KEY) -> dict[str, Any]:
     """Return the stored result of the set-up, after checking its signature over the very bytes and its keys."""
     document = bucket.get(key)

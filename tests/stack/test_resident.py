@@ -1,13 +1,18 @@
 """The algorithm as a server of its own: started once, posted to for each task, brought back when it is gone."""
 
+import array
+import fcntl
 import json
 import os
 import re
 import signal
+import socket
+import termios
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from faulty_s3 import FaultyS3, Hold
 from resident_server import (
     DIED,
     REFUSED,
@@ -22,11 +27,14 @@ from resident_server import (
     program,
     program_pid,
     programs,
+    resident,
     say_on_health,
     serving_resident,
+    setup_result,
     starting_resident,
+    starts,
 )
-from server import Server, eventually, is_signed, process_table
+from server import START_SECONDS, Server, eventually, is_signed, launched, process_table, serving
 from test_slow_log_reader import read_by
 
 if TYPE_CHECKING:
@@ -37,6 +45,7 @@ PID = 'echo $PPID >"$ALGORITHM_OUTPUT_PATH/pid"'
 
 LOST = r"was sent SIGKILL|[Uu]nfinished tasks|exited|Worker .* ended|^report: Task |^nginx: .*prematurely closed"
 STOPPED = r"^(Stopping|Stopped): "
+GIVEN_UP = "^Failed to start|didn.t pass the health check|^The algorithm's server can not be brought back$"
 
 
 def run(server: Server, bucket: "Bucket", pk: str, script: str = PID, **more: Any) -> dict[str, Any]:
@@ -223,6 +232,30 @@ def test_a_log_that_nobody_reads_stops_neither_ping_nor_the_time_limit(bucket: "
         assert run(server, bucket, "next")["return_code"] == 0
 
 
+def test_a_log_that_nobody_reads_takes_nothing_of_a_tasks_time(bucket: "Bucket") -> None:
+    flood = 'while [ ! -e "$BOARD/flood" ]; do sleep 0.05; done; yes | head -c 2000000'
+    flooding = f"({flood}) & exec {program('serves_tasks')}"
+    settings = {"ALGORITHM_ENTRYPOINT": flooding, "warnings": "nobody reads the log|lines of ours were dropped"}
+    with read_by(pause=0) as (stdout, reader), serving_resident(bucket, stdout=stdout, **settings) as server:
+        pid = program_pid(server)
+        (server.board / "flood").touch()
+        full = fcntl.fcntl(stdout, fcntl.F_GETPIPE_SZ)
+        eventually(lambda: readable_bytes(stdout) > full - 8192, "a log that is full")
+        for pk in ("one", "two"):
+            result = run(server, bucket, pk, PID, timeout=5)
+            assert result["return_code"] == 0
+            assert pid_of(bucket, pk) == pid
+        assert any(process.name == "head" for process in server.algorithm), "the log was stuck all the time"
+        reader.begin()
+        eventually(lambda: not any(process.name == "head" for process in server.algorithm), "the end of the flood", 60)
+
+
+def readable_bytes(pipe: int) -> int:
+    number = array.array("i", [0])
+    fcntl.ioctl(pipe, termios.FIONREAD, number)
+    return number[0]
+
+
 def test_the_servers_time_limit_is_for_tasks_that_name_none(bucket: "Bucket") -> None:
     with serving_resident(bucket, warnings=RESTARTED, MODEL_SERVER_TIMEOUT="1") as server:
         result = run(server, bucket, "slow", "sleep 300", timeout=None)
@@ -246,6 +279,17 @@ def test_an_idle_program_that_ends_is_brought_back(bucket: "Bucket", signum: int
         assert run(server, bucket, "next")["return_code"] == 0
         assert pid_of(bucket, "next") == new
         assert f"The algorithm's server was ended by {signal.Signals(signum).name}" in server.own_lines("stderr")
+
+
+def test_an_idle_program_that_ends_later_than_a_start_may_take_is_brought_back(bucket: "Bucket") -> None:
+    with serving_resident(bucket, warnings=f"{DIED}|{RESTARTED}", ALGORITHM_START_TIMEOUT="3") as server:
+        old = program_pid(server)
+        healthy = time.monotonic()
+        eventually(lambda: time.monotonic() > healthy + 3.5, "more than a start may take")
+        os.kill(old, signal.SIGKILL)
+        new = await_new_program(server, old)
+        assert run(server, bucket, "next")["return_code"] == 0
+        assert pid_of(bucket, "next") == new
 
 
 def test_a_program_that_a_real_time_signal_ends_is_brought_back(bucket: "Bucket") -> None:
@@ -282,15 +326,30 @@ def test_a_program_that_ends_right_after_its_answer_keeps_that_answer(bucket: "B
 
 def test_a_program_that_can_not_be_brought_back_ends_the_server_with_an_error(bucket: "Bucket") -> None:
     again = f'test ! -e "$BOARD/no-more" || exit 3; exec {program("serves_tasks")}'
-    expected = f"{DIED}|{RESTARTED}|{STOPPED}|^Failed to start|^The algorithm's server can not be brought back$"
     settings = {"ALGORITHM_ENTRYPOINT": again, "ALGORITHM_START_TIMEOUT": "3"}
+    expected = f"{DIED}|{RESTARTED}|{STOPPED}|{GIVEN_UP}"
     with serving_resident(bucket, warnings=expected, **settings) as server:
+        assert run(server, bucket, "before")["return_code"] == 0
         (server.board / "no-more").touch()
         os.kill(program_pid(server), signal.SIGKILL)
         assert server.ended() == 1
         assert "The algorithm's server can not be brought back" in server.own_lines("stderr")
         assert server.own_lines("stderr")[-1] == "Stopped: resident ended with code 1"
         assert ("Health check failed: The server ended with exit code 3", None) in printed(server, "stderr")
+
+
+def test_a_program_that_ends_right_after_each_start_ends_the_server_after_few_starts(bucket: "Bucket") -> None:
+    expected = f"{DIED}|{RESTARTED}|{STOPPED}|{GIVEN_UP}"
+    with serving_resident(bucket, warnings=expected, ALGORITHM_START_TIMEOUT="3") as server:
+        assert run(server, bucket, "before")["return_code"] == 0
+        say_on_health(server, "ends")
+        os.kill(program_pid(server), signal.SIGKILL)
+        assert server.ended() == 1
+        assert "The algorithm's server can not be brought back" in server.own_lines("stderr")
+        assert server.own_lines("stderr")[-1] == "Stopped: resident ended with code 1"
+        healthy = [line for line in server.own_lines("stdout") if line.startswith("The algorithm's server is healthy")]
+        assert len(healthy) > 1, "it was healthy again before it ended again"
+        assert len(starts(server)) <= 5
 
 
 def test_a_program_that_starts_at_the_second_attempt_is_back(bucket: "Bucket") -> None:
@@ -315,6 +374,72 @@ def test_a_program_that_does_not_reuse_its_address_is_brought_back(bucket: "Buck
         os.kill(old, signal.SIGKILL)
         await_new_program(server, old)
         assert server.run(bucket.task("next")).json()["return_code"] == 0
+
+
+# -- a program that stays, but can not be used any more
+
+
+def test_a_program_that_breaks_off_a_task_is_ended_and_nothing_of_it_reaches_the_next(bucket: "Bucket") -> None:
+    with serving_resident(bucket, name="serves_tasks_and_ignores_sigterm", warnings=RESTARTED) as server:
+        old = program_pid(server)
+        result = run(server, bucket, "broken", f"{PID}; exit 90")
+        assert (result["return_code"], result["user_safe_error_message"]) == (1, "HTTP error calling invoke endpoint")
+        assert (result["error"]["code"], result["outputs"]) == ("invoke_broken", [])
+        assert old not in process_table()
+        await_ping(server, 200)
+        result = run(server, bucket, "next", f"sleep 1; {PID}")
+        assert [output["relative_path"] for output in result["outputs"]] == ["pid"]
+        assert pid_of(bucket, "next") == program_pid(server) != old
+
+
+def test_a_program_that_stops_listening_is_ended_and_a_new_one_comes(bucket: "Bucket") -> None:
+    with serving_resident(bucket, warnings=RESTARTED) as server:
+        old = program_pid(server)
+        assert run(server, bucket, "last", f"{PID}; exit 91")["return_code"] == 0
+        assert (program_pid(server), ping(server)) == (old, 200), "nobody can know yet"
+        result = run(server, bucket, "deaf")
+        assert (result["return_code"], result["user_safe_error_message"]) == (1, "Could not connect to invoke endpoint")
+        assert ("Could not connect to invoke endpoint", "deaf") in printed(server, "stderr")
+        assert old not in process_table()
+        new = await_new_program(server, old)
+        assert run(server, bucket, "next")["return_code"] == 0
+        assert pid_of(bucket, "next") == new
+
+
+# -- somebody else has its port
+
+
+@pytest.mark.parametrize("script", [None, "sleep 300"], ids=["would listen too", "listens nowhere"])
+def test_a_port_that_is_taken_fails_the_set_up_and_nobody_there_is_asked(bucket: "Bucket", script: str | None) -> None:
+    with socket.socket() as stranger:
+        stranger.bind(("127.0.0.1", 0))
+        stranger.listen()
+        settings = {"ALGORITHM_PORT": str(stranger.getsockname()[1])}
+        settings |= {"ALGORITHM_ENTRYPOINT": script} if script else {}
+        with launched(bucket.endpoint, **resident(bucket, **settings)) as server:
+            assert server.ended(START_SECONDS) == 0, "the stored result of the set-up says that it failed"
+            result = setup_result(bucket)
+            sentence = "Failed to start the algorithm container's inference server"
+            assert (result["return_code"], result["user_safe_error_message"]) == (1, sentence)
+            assert printed(server, "stderr") == [
+                ("Could not start server: The port of the algorithm's server is taken", None),
+                (sentence, None),
+            ]
+            assert starts(server) == []
+        assert received(stranger) in ([], [b""])
+
+
+def received(listener: socket.socket) -> list[bytes]:
+    """Return what was sent on each of the connections that wait, all of which are closed by now."""
+    listener.setblocking(False)
+    sent = []
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except BlockingIOError:
+            return sent
+        with connection:
+            sent.append(connection.recv(4096))
 
 
 # -- somebody else goes
@@ -371,6 +496,42 @@ def test_a_task_ends_with_its_client_also_while_the_program_starts_again(bucket:
         assert not (server.board / "ran").exists()
 
 
+def test_a_task_whose_client_leaves_while_the_program_is_brought_back_is_no_success(
+    bucket: "Bucket", s3: FaultyS3
+) -> None:
+    """The program ends while the inputs are fetched: the task waits for the next one with its folders ready."""
+    hold = Hold()
+    s3.fault("GET", "in/large", hold)
+    bucket.put("in/large", bytes(100_000))
+    with serving(s3.endpoint, **resident(bucket, warnings=f"{DIED}|{RESTARTED}")) as server:
+        old = program_pid(server)
+        bucket.put("scripts/left", 'touch "$BOARD/ran"')
+        inputs = [bucket.item("do", "scripts/left"), bucket.item("large", "in/large")]
+        posted = server.post(bucket.task("left", inputs))
+        assert hold.reached.wait(START_SECONDS)
+        say_on_health(server, "503")
+        os.kill(old, signal.SIGKILL)
+        await_ping(server, 503)
+        hold.released.set()
+        large = server.folder / "input" / "large"
+        eventually(lambda: large.exists() and large.stat().st_size == 100_000, "the whole input")
+        calls = health_calls(server)
+        eventually(lambda: health_calls(server) > calls + 5, "a new program that is not healthy")
+        assert stored(bucket, "left") == {}, "the task waits"
+        posted.leave()
+        result = eventually(lambda: stored(bucket, "left"), "a result, though the program is not healthy")
+        assert (result["error"]["code"], result["return_code"]) == ("client_left", 1)
+        assert result["invoke_duration"] is None
+        assert is_signed(bucket, "left")
+        assert ping(server) == 503
+        say_on_health(server, "200")
+        new = await_new_program(server, old)
+        assert run(server, bucket, "next")["return_code"] == 0
+        assert pid_of(bucket, "next") == new
+        assert stored(bucket, "left") == result
+        assert not (server.board / "ran").exists()
+
+
 def test_a_worker_that_is_killed_in_mid_task_costs_that_task_and_the_next_has_a_fresh_program(bucket: "Bucket") -> None:
     settings = {"warnings": f"{RESTARTED}|{LOST}", "MODEL_SERVER_WORKERS": "1", "ALGORITHM_GRACE_SECONDS": "0.5"}
     with serving_resident(bucket, name="serves_tasks_and_ignores_sigterm", **settings) as server:
@@ -422,7 +583,7 @@ def test_serve_ends_with_an_error_and_nothing_is_left_when_the_keeper_is_killed(
         assert server.own_lines("stderr")[-1] == "Stopped: resident was ended by SIGKILL"
         if posted:
             assert posted.answer().status in (502, 503)
-            assert stored(bucket, "cut")["error"]["code"] == "interrupted"
+            assert stored(bucket, "cut")["error"]["code"] in ("interrupted", "worker_lost")
             assert is_signed(bucket, "cut")
 
 
