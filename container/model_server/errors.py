@@ -303,8 +303,10 @@ class InvokeRefused(TaskError):
         return ""  # contract: platforms then show the algorithm's last line on stderr
 
 
-class TarballError(TaskError):
-    """Ends the set-up because of a tarball; `which` is "model" or "ground truth"."""
+class OfTarball:
+    """Names in an error's sentence the tarball that it is about: `which` is "model" or "ground truth"."""
+
+    sentence: ClassVar[str]
 
     def __init__(self, which: str) -> None:
         self.which = which
@@ -313,6 +315,10 @@ class TarballError(TaskError):
     @property
     def message(self) -> str:
         return f"Could not set up {self.which}: {self.sentence}"
+
+
+class TarballError(OfTarball, TaskError):
+    """Ends the set-up for a reason that lies in a tarball."""
 
 
 class TarballBroken(TarballError):
@@ -439,20 +445,10 @@ class StorageUnavailable(ServerError):
     sentence = "S3 could not be reached or kept failing"
 
 
-class TarballUnavailable(ServerError):
-    """Ends the set-up because S3 failed for a tarball; `which` is "model" or "ground truth"."""
-
+class TarballUnavailable(OfTarball, ServerError):
     code = "tarball_unavailable"
     hint = "The server's log names S3's answer."
     sentence = "S3 could not be reached or kept failing"
-
-    def __init__(self, which: str) -> None:
-        self.which = which
-        super().__init__()
-
-    @property
-    def message(self) -> str:
-        return f"Could not set up {self.which}: {self.sentence}"
 
 
 class OutputsNotStored(ServerError):

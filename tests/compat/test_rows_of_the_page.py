@@ -17,7 +17,6 @@ import pytest
 from both import INPUTS, Both, Case, Forks, both_sides, encoded
 from comparison import OTHER_KEY, compared
 from differences import TABLE, split
-from faulty_s3 import FaultyS3
 from generators import (
     VALID,
     changed,
@@ -28,6 +27,8 @@ from generators import (
     truncated,
     zipped,
 )
+
+from faulty_s3 import FaultyS3
 
 Cases = Case | list[Case]
 

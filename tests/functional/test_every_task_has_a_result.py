@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from faulty_s3 import Answer, CutBody, Delay, FaultyS3, Hold
 from rig import KEY, outputs_of, signed_result
 
+from faulty_s3 import Answer, CutBody, Delay, FaultyS3, Hold
 from model_server.lost_tasks import store_lost_results
 from model_server.settings import Settings
 

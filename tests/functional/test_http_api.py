@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from faulty_s3 import Answer, FaultyS3
 from rig import Rig, signed_result, wait_until
+
+from faulty_s3 import Answer, FaultyS3
 
 if TYPE_CHECKING:
     from conftest import Start

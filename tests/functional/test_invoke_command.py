@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from faulty_s3 import Answer, FaultyS3
 from invocation import INVOKE, LONGSHORE, Invocation
 from rig import (
     CONTAINER,
@@ -31,6 +30,8 @@ from rig import (
     signed_result,
     wait_until,
 )
+
+from faulty_s3 import Answer, FaultyS3
 
 if TYPE_CHECKING:
     from tests.conftest import Bucket

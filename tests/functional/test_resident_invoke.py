@@ -6,9 +6,7 @@ import hashlib
 import hmac
 import json
 import os
-import random
 import signal
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -16,9 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from faulty_s3 import Answer, FaultyS3, Hold
 from invocation import Invocation
 from rig import DEADLINE_SECONDS, KEY, is_running, log_records, outputs_of, signed_result, wait_until
+
+from faulty_s3 import Answer, FaultyS3, Hold
+from quiet_port import quiet_port
 
 if TYPE_CHECKING:
     from tests.conftest import Bucket
@@ -75,15 +75,6 @@ class ResidentInvocation(Invocation):
         for pid in self.running():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-
-
-def quiet_port() -> int:
-    """Return a port that no client on this machine is given: a program may need it again a moment after its end."""
-    while True:
-        port = random.randrange(10_000, 30_000)
-        with suppress(OSError), socket.socket() as probe:
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 @pytest.fixture

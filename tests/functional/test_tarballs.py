@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from faulty_s3 import HELD_SECONDS, Answer, CutBody, Exchange, FaultyS3, LostAnswer, ShortBody, WrongBody
 from rig import CONTAINER, DEADLINE_SECONDS
 
+from faulty_s3 import HELD_SECONDS, Answer, CutBody, Exchange, FaultyS3, LostAnswer, ShortBody, WrongBody
 from model_server.cancellation import Cancellation
 from model_server.errors import LongshoreError, TarballBroken, TarballForbidden, TarballMissing, TarballUnavailable
 from model_server.settings import Settings
@@ -26,7 +26,6 @@ from model_server.user import look_up
 
 if TYPE_CHECKING:
     from faulty_s3 import Fault
-
     from tests.conftest import Bucket
 
 MEBIBYTE = 1024 * 1024

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from faulty_s3 import CutBody, FaultyS3, Hold, LostAnswer, ShortBody, WrongBody
 from rig import RESULT_KEYS, algorithm, outputs_of, signed_result, wait_until
 
+from faulty_s3 import CutBody, FaultyS3, Hold, LostAnswer, ShortBody, WrongBody
 from model_server import VERSION
 
 if TYPE_CHECKING:

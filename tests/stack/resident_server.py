@@ -3,14 +3,14 @@
 import hashlib
 import hmac
 import json
-import random
-import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from server import SIGNING_KEY, Process, Server, eventually, launched, process_table, serving
+
+from quiet_port import quiet_port
 
 if TYPE_CHECKING:
     from conftest import Bucket
@@ -24,15 +24,6 @@ SETUP_KEY = "/io/app/pk/.sagemaker_shim/runtime_setup_result.json"
 
 def program(name: str) -> str:
     return str(ALGORITHMS / name)
-
-
-def quiet_port() -> int:
-    """Return a port that no client on this machine is given: a program may need it again a moment after its end."""
-    while True:
-        port = random.randrange(10_000, 30_000)
-        with suppress(OSError), socket.socket() as probe:
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 def resident(bucket: "Bucket", name: str = "serves_tasks", **more: Any) -> dict[str, Any]:

@@ -12,7 +12,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from faulty_s3 import FaultyS3, Hold
 from resident_server import (
     DIED,
     REFUSED,
@@ -36,6 +35,8 @@ from resident_server import (
 )
 from server import START_SECONDS, Server, eventually, is_signed, launched, process_table, serving
 from test_slow_log_reader import read_by
+
+from faulty_s3 import FaultyS3, Hold
 
 if TYPE_CHECKING:
     from conftest import Bucket

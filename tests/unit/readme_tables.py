@@ -61,9 +61,9 @@ OWN_SENTENCES = {
 
 
 def sentence(error: Any) -> str:
-    from model_server.errors import TarballError, TarballUnavailable
+    from model_server.errors import OfTarball
 
-    start = "Could not set up model: " if issubclass(error, (TarballError, TarballUnavailable)) else ""
+    start = "Could not set up model: " if issubclass(error, OfTarball) else ""
     return OWN_SENTENCES.get(error.code) or start + error.sentence
 
 
