@@ -78,7 +78,7 @@ class Fetching:
     def __call__(self) -> list[Path]:
         fetched: list[Path] = []
         fetch_all(self.settings, look_up(self.settings.user), self.storage, self.cancellation, fetched)
-        return fetched
+        return sorted(fetched)
 
     def check_both(self) -> None:
         assert (self.model / "folder" / "weights").read_bytes() == WEIGHTS

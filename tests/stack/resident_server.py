@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import json
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,8 @@ SETUP_KEY = "/io/app/pk/.sagemaker_shim/runtime_setup_result.json"
 
 
 def program(name: str) -> str:
-    return str(ALGORITHMS / name)
+    """Return one of the tiny programs as a word of a shell's line."""
+    return shlex.quote(str(ALGORITHMS / name))
 
 
 def resident(bucket: "Bucket", name: str = "serves_tasks", **more: Any) -> dict[str, Any]:
@@ -31,7 +33,7 @@ def resident(bucket: "Bucket", name: str = "serves_tasks", **more: Any) -> dict[
     return {
         "ALGORITHM_MODE": "resident",
         "ALGORITHM_PORT": str(quiet_port()),
-        "ALGORITHM_ENTRYPOINT": json.dumps([program(name)]),
+        "ALGORITHM_ENTRYPOINT": json.dumps([str(ALGORITHMS / name)]),
         "ALGORITHM_GRACE_SECONDS": "2",
         **place(bucket),
     } | more
