@@ -131,7 +131,8 @@ class AlgorithmServer:
         """Raise PortTaken if anybody listens on the port: health and results would be taken from there."""
         with socket.socket() as other:
             other.settimeout(STRANGER_SECONDS)
-            if other.connect_ex(("127.0.0.1", self._settings.algorithm_port)) == 0:
+            taken = other.connect_ex(("127.0.0.1", self._settings.algorithm_port)) == 0
+            if taken and other.getsockname() != other.getpeername():  # a connection may be to itself
                 raise PortTaken(self._settings.algorithm_port)
 
     def _await_health(self, started: float, deadline: float) -> None:

@@ -448,7 +448,7 @@ class StorageUnavailable(ServerError):
 class TarballUnavailable(OfTarball, ServerError):
     code = "tarball_unavailable"
     hint = "The server's log names S3's answer."
-    sentence = "S3 could not be reached or kept failing"
+    sentence = "S3 refused it or could not be reached"
 
 
 class OutputsNotStored(ServerError):

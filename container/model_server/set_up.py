@@ -152,6 +152,9 @@ def _store(settings: Settings, storage: Storage, error: LongshoreError | None) -
         storage.put_bytes(document.encode(), *settings.setup_result_place, metadata)
     except (ObjectMissing, ObjectForbidden, ServerError) as fault:
         raise SetupResultNotStored from fault
+    except Exception as fault:  # whatever it is, the tasks are to have their results
+        logger.exception("The result of the set-up could not be uploaded")
+        raise SetupResultNotStored from fault
 
 
 def run_set_up(

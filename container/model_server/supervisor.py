@@ -230,7 +230,9 @@ class Supervisor:
         elif code == SetUpExit.FAILED_AND_TOLD:
             logger.error("Stopping: the set-up failed, as its stored result says")
             self._stop()
-        return code in (SetUpExit.DONE, SetUpExit.FAILED_AND_TOLD)
+        elif code == SetUpExit.FAILED and not self._stopping:
+            self._fail("The set-up failed")
+        return code in list(SetUpExit)
 
     def _hear_workers(self) -> None:
         for worker in self._ledger.receive():

@@ -223,7 +223,7 @@ def test_a_failure_that_is_stored_nowhere_ends_with_1(bucket: "Bucket", settings
     with starting_resident(bucket, "302", **settings) as server:
         assert server.ended(START_SECONDS) == 1
         assert (FAILED_TO_START, None) in printed(server, "stderr")
-        assert server.own_lines("stderr")[-1] == "Stopped: set-up ended with code 1"
+        assert server.own_lines("stderr")[-1] == "Stopped: The set-up failed"
 
 
 def test_a_success_that_can_not_be_stored_ends_with_1(bucket: "Bucket") -> None:
