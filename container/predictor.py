@@ -1,13 +1,14 @@
 """The Flask predictor: the three routes of a SageMaker container, and JSON for every error.
 
 4xx: the request was wrong, the same will fail again. 200: the task ran, or could not for a reason in the task or the
-algorithm; read `return_code` and `error`. 5xx: we failed, a retry may help.
+algorithm; read `return_code` and `error`. 5xx: we failed, a retry may help. A payload, which has no result to read, is
+answered with what came out, and a run of it that failed with 422.
 """
 
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from flask import Flask, Response, request
@@ -18,13 +19,19 @@ from model_server.admission import admitted
 from model_server.cancellation import Cancellation
 from model_server.client import watched
 from model_server.logs import logger
+from model_server.payload import Body, Payload
+from model_server.payload_answer import Quality
+from model_server.payload_http import failed_run, file_response, payload_of, quality_of
+from model_server.payload_run import Ended, run_payload
 from model_server.result import MAX_HTTP_BYTES, http_documents
 from model_server.runner import Outcome, Server, run_task
 from model_server.scoreboard import Scoreboard
-from model_server.slot import Slots
+from model_server.slot import Slot, Slots
 from model_server.task import Task, parse_body
 
 LINES_TYPES = ("application/jsonlines", "application/x-jsonlines", "application/x-ndjson")
+JSON_PAYLOAD = "application/vnd.longshore.payload+json"
+FORM = "application/x-www-form-urlencoded"
 MEGABYTE = 1024 * 1024  # as nginx counts
 
 
@@ -49,11 +56,7 @@ class Predictor:
 
     def run(self, tasks: list[Task], arrived: float) -> list[Outcome]:
         """Run tasks one after another in one slot, for as long as the client of this request stays."""
-        with (
-            self._cancellable() as cancellation,
-            watched(request.environ.get("gunicorn.socket"), cancellation),
-            admitted(self._slots, self.scoreboard, cancellation) as slot,
-        ):
+        with self._in_a_slot() as (slot, cancellation):
             queue_seconds = time.monotonic() - arrived
             self._ledger.accepted(tasks)
             outcomes = []
@@ -62,9 +65,32 @@ class Predictor:
                     outcomes.append(run_task(task, self.server, cancellation, slot.runs, queue_seconds))
                 finally:
                     self._ledger.finished(task)
-                if isinstance(outcomes[-1].error, errors.FoldersNotReset):
-                    self.scoreboard.state.stuck = True
+                self._note_stuck_folders(outcomes[-1].error)
             return outcomes
+
+    def run_payload(self, payload: Payload, quality: Quality, arrived: float) -> Ended:
+        """Run a payload in a slot, for as long as the client of this request stays.
+
+        The ledger is not told: when this process is lost there is no result to store, and the client sees it.
+        """
+        with self._in_a_slot() as (slot, cancellation):
+            queue_seconds = time.monotonic() - arrived
+            ended = run_payload(payload, quality, self.server, cancellation, slot.runs, queue_seconds)
+            self._note_stuck_folders(ended.error)
+            return ended
+
+    @contextmanager
+    def _in_a_slot(self) -> Iterator[tuple[Slot, Cancellation]]:
+        with (
+            self._cancellable() as cancellation,
+            watched(request.environ.get("gunicorn.socket"), cancellation),
+            admitted(self._slots, self.scoreboard, cancellation) as slot,
+        ):
+            yield slot, cancellation
+
+    def _note_stuck_folders(self, error: errors.LongshoreError | None) -> None:
+        if isinstance(error, errors.FoldersNotReset):
+            self.scoreboard.state.stuck = True
 
     @contextmanager
     def _cancellable(self) -> Iterator[Cancellation]:
@@ -116,8 +142,18 @@ def create_app(predictor: Predictor) -> Flask:
         arrived = time.monotonic()
         if not predictor.scoreboard.ready:
             raise errors.NotReady
-        tasks, as_lines = parse_body(request.get_data(), lines=_promises_lines())
+        if _is_payload(settings.payloads):
+            return _payload_answer(predictor.run_payload(payload_of(request, _body()), quality_of(request), arrived))
+        tasks, as_lines = parse_body(request.get_data(), lines=request.mimetype in LINES_TYPES)
         return _answer(predictor.run(tasks, arrived), as_lines)
+
+    @app.after_request
+    def read_to_the_end(response: Response) -> Response:
+        """Leave nothing of the body unread: its rest would meet a closed connection, which nginx takes for our end."""
+        with suppress(OSError):
+            while _body().read(MEGABYTE):
+                pass
+        return response
 
     @app.errorhandler(errors.LongshoreError)
     def refused(error: errors.LongshoreError) -> Response:
@@ -146,14 +182,22 @@ def create_app(predictor: Predictor) -> Flask:
     return app
 
 
-def _promises_lines() -> bool:
-    """Say whether the content type is that of lines; raises ContentTypeUnsupported for one that is no task's."""
+def _is_payload(payloads: bool) -> bool:
+    """Say whether the body is a payload and not tasks; raises FormUnsupported and ContentTypeUnsupported."""
     kind = request.mimetype
-    if kind in LINES_TYPES:
-        return True
-    if kind and kind != "application/json" and not kind.endswith("+json"):
+    if kind != JSON_PAYLOAD and (kind in ("", "application/json", *LINES_TYPES) or kind.endswith("+json")):
+        return False
+    if kind == FORM or kind.startswith("multipart/"):
+        raise errors.FormUnsupported
+    if not payloads:
         raise errors.ContentTypeUnsupported
-    return False
+    return True
+
+
+def _body() -> Body:
+    """Return what the body is read from; nginx has counted and bounded it, chunked or not, so that it has an end."""
+    body: Body = request.environ["wsgi.input"]
+    return body
 
 
 def _answer(outcomes: list[Outcome], as_lines: bool) -> Response:
@@ -169,6 +213,15 @@ def _answer(outcomes: list[Outcome], as_lines: bool) -> Response:
     if as_lines:
         return Response(b"".join(line + b"\n" for line in documents), 200, mimetype=LINES_TYPES[0])
     return Response(documents[0], 200, mimetype="application/json")
+
+
+def _payload_answer(ended: Ended) -> Response:
+    if ended.answer:
+        return file_response(ended.answer, request.environ)
+    error = ended.error or errors.InternalError()
+    if error.http_status != errors.TaskError.http_status:
+        return _error(error)
+    return failed_run(error, ended.exit)
 
 
 def _error(error: errors.LongshoreError) -> Response:

@@ -1,7 +1,6 @@
 """What all kinds of tests share: a real S3 server on loopback, and a bucket of one's own."""
 
 import json
-import os
 import sys
 import uuid
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import boto3
 import pytest
 
 from faulty_s3 import FaultyS3
+from moto_s3 import moto_s3
 
 PROJECT = Path(__file__).parent.parent
 CONTAINER = PROJECT / "container"
@@ -22,14 +22,6 @@ sys.path.insert(0, str(CONTAINER))
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
-
-AWS = {
-    "AWS_ACCESS_KEY_ID": "test",
-    "AWS_SECRET_ACCESS_KEY": "test",
-    "AWS_REGION": "us-east-1",
-    "AWS_DEFAULT_REGION": "us-east-1",
-    "AWS_EC2_METADATA_DISABLED": "true",
-}
 
 
 @dataclass(frozen=True)
@@ -69,23 +61,26 @@ class Bucket:
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
     """The address of moto's S3 server, which runs for the whole session."""
-    from moto.server import ThreadedMotoServer
-
-    for name, value in AWS.items():
-        os.environ[name] = value
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with moto_s3("127.0.0.1") as endpoint:
+        yield endpoint
 
 
 @pytest.fixture
 def bucket(s3_endpoint: str) -> Bucket:
-    client = boto3.client("s3", endpoint_url=s3_endpoint)
+    return new_bucket(s3_endpoint)
+
+
+@pytest.fixture(scope="module")
+def shared_bucket(s3_endpoint: str) -> Bucket:
+    """A bucket of all tests of one module."""
+    return new_bucket(s3_endpoint)
+
+
+def new_bucket(endpoint: str) -> Bucket:
+    client = boto3.client("s3", endpoint_url=endpoint)
     name = f"bucket-{uuid.uuid4().hex}"
     client.create_bucket(Bucket=name)
-    return Bucket(name, s3_endpoint, client)
+    return Bucket(name, endpoint, client)
 
 
 @pytest.fixture

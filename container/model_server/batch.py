@@ -1,9 +1,10 @@
-"""`invoke`: a list of tasks, one after another, each with a result."""
+"""A list of tasks, one after another, each with a result: `invoke`, and what `process --tasks` shares with it."""
 
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -13,7 +14,7 @@ import click
 
 from .algorithm_server import Resident
 from .cancellation import Cancellation
-from .children import STOP_SIGNALS, Child, adopt_orphans, end_orphans, start
+from .children import JOB_STOP_SECONDS, STOP_SIGNALS, Child, adopt_orphans, end_orphans, start
 from .command import algorithm_command
 from .directories import PostClean, make_writable
 from .errors import Interrupted, LongshoreError, ResultNotStored, TaskSkipped
@@ -33,13 +34,53 @@ from .storage import Storage
 from .task import Task
 from .task_list import check_options, listed_tasks
 
+TaskList = Callable[[Storage, Cancellation], list[Task]]
+"""Reads the list of tasks; raises click's errors, or the cancellation's reason."""
+
 
 def invoke(settings: Settings, tasks: str | None, file: str | None) -> int:
-    """Run the tasks of a JSON list or of the S3 URI of one, and return the exit code.
+    """Run the tasks of a JSON list or of the S3 URI of one until one fails, and return the exit code.
 
-    Raises click's usage errors, SettingsInvalid and StartFailed before anything was run.
+    Raises click's usage errors, click's Abort for a Ctrl-C, and SettingsInvalid and StartFailed before anything was
+    run.
     """
     check_options(tasks, file)
+    report = run_batch(settings, partial(listed_tasks, tasks, file), stop_at_failure=True)
+    if report.signum == signal.SIGINT:
+        raise click.Abort
+    if report.signum:
+        return 128 + report.signum
+    return 0 if report.all_stored and report.is_told else 1
+
+
+@dataclass
+class BatchReport:
+    """How a list of tasks went: what each ended with, None for those that did their work.
+
+    `signum` asked it to stop, or is 0. Where it is not `is_told`, the result of the set-up could not be stored.
+    """
+
+    errors: list[LongshoreError | None] = field(default_factory=list)
+    is_told: bool = True
+    signum: int = 0
+
+    @property
+    def all_stored(self) -> bool:
+        """Say whether every task has a stored result."""
+        return not any(isinstance(error, ResultNotStored) for error in self.errors)
+
+
+def run_batch(
+    settings: Settings,
+    task_list: TaskList,
+    stop_at_failure: bool,
+    at_end: Callable[[BatchReport], None] = lambda report: None,
+) -> BatchReport:
+    """Run a list of tasks, with the set-up before it, and tell `at_end` how it went while there still is a log.
+
+    Raises what `task_list` does, SettingsInvalid and StartFailed.
+    """
+    report = BatchReport()
     channels = LogChannels()
     configure(channels, settings.log_level)
     adopt_orphans()
@@ -56,29 +97,34 @@ def invoke(settings: Settings, tasks: str | None, file: str | None) -> int:
         _ended(keeper),
     ):
         try:
-            listed = listed_tasks(tasks, file, storage, cancellation)
+            listed = task_list(storage, cancellation)
         except Interrupted:  # before there was any task
-            return stop.exit_code()
-        command = algorithm_command(settings)
-        input_folder, output_folder = claim_task_folders(settings)
-        folders_left_empty.callback(leave_empty, (input_folder, output_folder))
-        server = Server(
-            settings=settings,
-            command=command,
-            input=input_folder,
-            output=output_folder,
-            storage=storage,
-            channels=channels,
-            default_timeout=None,  # the job's limit rules
-            resident=keeper.channel if keeper else None,
-        )
-        make_writable(settings.writable_directories)
-        error, is_told = _set_up(server, cancellation, post_clean)
-        logger.info("Invoking the model for %d tasks", len(listed))
-        progress.begin(len(listed))
-        spared = keeper.process.pid if keeper else 0
-        all_stored = run_list(listed, server, cancellation, progress.advance, error, spared)
-    return stop.exit_code() or (0 if all_stored and is_told else 1)
+            listed = []
+        if listed:
+            command = algorithm_command(settings)
+            input_folder, output_folder = claim_task_folders(settings)
+            folders_left_empty.callback(leave_empty, (input_folder, output_folder))
+            server = Server(
+                settings=settings,
+                command=command,
+                input=input_folder,
+                output=output_folder,
+                storage=storage,
+                channels=channels,
+                default_timeout=None,  # the job's limit rules
+                resident=keeper.channel if keeper else None,
+            )
+            make_writable(settings.writable_directories)
+            skip_reason, report.is_told = _set_up(server, cancellation, post_clean)
+            logger.info("Invoking the model for %d tasks", len(listed))
+            progress.begin(len(listed))
+            spared = keeper.process.pid if keeper else 0
+            for error in run_list(listed, server, cancellation, stop_at_failure, skip_reason, spared):
+                report.errors.append(error)
+                progress.advance()
+        report.signum = stop.signum
+        at_end(report)
+    return report
 
 
 class _Keeper(NamedTuple):
@@ -130,59 +176,48 @@ def _set_up(server: Server, cancellation: Cancellation, post_clean: PostClean) -
     return error, is_stored or not server.settings.setup_result_place
 
 
-STOP_SECONDS = 110
-"""From the word to stop until we are gone, also when S3 hangs: SageMaker kills a job's container after 120 s."""
-
-
 class _Stop:
-    """The signals that ask to stop as the end of a list; the first that comes decides on the exit code."""
+    """The signals that ask to stop as the end of a list; `signum` is the first that came, or 0."""
 
     def __init__(self, cancellation: Cancellation) -> None:
         self._cancellation = cancellation
-        self._signum = 0
+        self.signum = 0
         for signum in STOP_SIGNALS:
             signal.signal(signum, self._received)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
     def _received(self, signum: int, frame: FrameType | None) -> None:
-        if not self._signum:
-            self._signum = signum
+        if not self.signum:
+            self.signum = signum
             self._cancellation.cancel(Interrupted())
             signal.signal(signal.SIGALRM, lambda *_: os._exit(128 + signum))
-            signal.alarm(STOP_SECONDS)
-
-    def exit_code(self) -> int:
-        """Return 128 + n for signal n, 0 if none came; raises click's Abort for a Ctrl-C."""
-        if self._signum == signal.SIGINT:
-            raise click.Abort
-        return 128 + self._signum if self._signum else 0
+            signal.alarm(JOB_STOP_SECONDS)
 
 
 def run_list(
     tasks: Sequence[Task],
     server: Server,
     cancellation: Cancellation,
-    on_progress: Callable[[], None],
+    stop_at_failure: bool,
     skip_reason: LongshoreError | None = None,
     spared: int = 0,
-) -> bool:
-    """Run tasks until one fails; those behind it get a result that says why they did not run.
+) -> Iterator[LongshoreError | None]:
+    """Run tasks, and yield what each ended with: its own error, that its result is not stored, or None.
 
-    With a `skip_reason` none is run. `spared` is the process that stays between tasks. Returns whether every task has
-    a stored result.
+    Those behind a stop, or behind a failure where that stops the list, get a result that says why they did not run;
+    with a `skip_reason` all do. `spared` is the process that stays between tasks.
     """
-    all_stored = True
     for task in tasks:
         if skip_reason:
             outcome = finish(Record(task, error=skip_reason), server, tell=False)
         else:
             outcome = run_task(task, server, cancellation, on_group=lambda group: None)
             end_orphans(but=spared)
-            if outcome.result.return_code:
+            if outcome.result.return_code and stop_at_failure:
                 logger.error("Stopping due to failure of task %s", task.pk)
                 skip_reason = cancellation.reason or TaskSkipped()
-        all_stored = all_stored and not isinstance(outcome.error, ResultNotStored)
-        on_progress()
+            elif outcome.result.return_code:
+                skip_reason = cancellation.reason
+        yield outcome.error
     if not skip_reason:
         logger.info("Model invocation complete")
-    return all_stored

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -16,6 +17,8 @@ PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 ORPHANS_SECONDS = 2.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+JOB_STOP_SECONDS = 110
+"""From the word to stop until a job is gone, also when S3 hangs: SageMaker kills its container after 120 s."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -85,6 +88,17 @@ def _reset_signals() -> None:
     for signum in (*STOP_SIGNALS, signal.SIGCHLD):
         signal.signal(signum, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+
+def signal_socket() -> socket.socket:
+    """Return a socket that yields the number of each signal as a byte; the handlers themselves do nothing."""
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    for signum in (*STOP_SIGNALS, signal.SIGCHLD):
+        signal.signal(signum, lambda *_: None)
+    signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    return reader
 
 
 def reap() -> list[tuple[int, int]]:

@@ -3,15 +3,20 @@
 import os
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
-from typing import Any
+from typing import Any, Literal
 
 import click
 
 from .errors import SettingsInvalid, StartFailed
 from .lost_tasks import COMMAND as STORE_LOST_RESULTS
 from .lost_tasks import store_lost_results
-from .settings import Settings
+from .settings import Settings, ml_path_of
+from .usage import PROCESSING_JOB, USAGE
+
+NOTES: dict[str, Literal["failure", "message"]] = {"train": "failure", "process": "message"}
+"""What SageMaker reads of a job that failed, by its command."""
 
 
 def _starting(command: Callable[..., int]) -> Callable[..., None]:
@@ -21,7 +26,8 @@ def _starting(command: Callable[..., int]) -> Callable[..., None]:
     def run(**options: Any) -> None:
         _open_standard_streams()
         try:
-            code = command(Settings.from_env(), **options)
+            with _told(command.__name__):
+                code = command(Settings.from_env(), **options)
         except SettingsInvalid as error:
             for line in error.lines:
                 click.echo(line, err=True)
@@ -32,6 +38,16 @@ def _starting(command: Callable[..., int]) -> Callable[..., None]:
         sys.exit(code)
 
     return run
+
+
+def _told(command: str) -> AbstractContextManager[None]:
+    """Have why a job could not begin said where SageMaker looks for it."""
+    if command not in NOTES:
+        return nullcontext()
+    from .exit_note import ExitNote
+    from .plain_job import told
+
+    return told(ExitNote(ml_path_of(), NOTES[command]))
 
 
 def _open_standard_streams() -> None:
@@ -69,8 +85,71 @@ def invoke(settings: Settings, tasks: str | None, file: str | None) -> int:
     return invoke_tasks(settings, tasks, file)
 
 
+@main.command(short_help="Check the image")
+@click.option("--base", is_flag=True, help="It is an image to inherit from, without an algorithm.")
+def check(base: bool) -> None:
+    """Say what of this image would not run on SageMaker. Nothing of it is run."""
+    from .image_check import find_faults
+
+    faults = find_faults(with_algorithm=not base)
+    for fault in faults:
+        click.echo(fault, err=True)
+    if faults:
+        sys.exit(SettingsInvalid.EXIT_CODE)
+    click.echo("Nothing is wrong inside the image")
+
+
+class _Verbatim(click.Command):
+    """A command whose arguments are all the algorithm's, also `--help` and `--`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.params["arguments"] = args
+        return []
+
+
+@main.command(cls=_Verbatim, short_help="Train a model")
+@_starting
+def train(settings: Settings, arguments: list[str]) -> int:
+    """Train with what SageMaker mounts at /opt/ml; the arguments go to the algorithm, before the hyperparameters."""
+    from .train import train as run_training
+
+    return run_training(settings, arguments)
+
+
+@main.command(cls=_Verbatim, short_help="Process data, or a list of tasks")
+@_starting
+def process(settings: Settings, arguments: list[str]) -> int:
+    """Run the algorithm with these arguments on the data of a Processing job.
+
+    With `--tasks FILE` as the first argument, run this instance's share of a list of tasks: a file or an S3 URI.
+    """
+    option, is_joined, source = arguments[0].partition("=") if arguments else ("", "", "")
+    if option == "--tasks":
+        from .task_job import process_tasks
+
+        sources = [*([source] if is_joined else []), *arguments[1:]]
+        if len(sources) != 1 or not sources[0]:
+            raise click.UsageError("--tasks takes one file or S3 URI, and nothing else goes with it")
+        return process_tasks(settings, sources[0])
+    from .processing import process as run_processing
+
+    return run_processing(settings, arguments)
+
+
 @main.command(STORE_LOST_RESULTS, hidden=True)
 @_starting
 def store_lost(settings: Settings) -> int:
     """Store a failed result for each task on stdin; started by PID 1 when a worker was lost."""
     return 0 if store_lost_results(sys.stdin.read(), settings) else 1
+
+
+@main.command(hidden=True)
+@_starting
+def usage(settings: Settings) -> int:
+    """Say how the image is used: its command when nobody names another, except in a Processing job."""
+    if (settings.ml_path / PROCESSING_JOB).is_file():
+        from .processing import process as run_processing
+
+        return run_processing(settings, [])
+    click.echo(USAGE, err=True, nl=False)
+    return os.EX_USAGE

@@ -4,7 +4,7 @@ import select
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from .cancellation import Cancellation
 from .errors import ClientLeft
@@ -14,8 +14,8 @@ from .errors import ClientLeft
 def watched(connection: socket.socket | None, cancellation: Cancellation) -> Iterator[None]:
     """Cancel with ClientLeft when the other end of a connection closes during the block.
 
-    nginx closes its connection to us when its client leaves; the request was read to its end, so nothing but an end
-    of file can come. Without a connection (under another WSGI server) there is nothing to watch.
+    nginx closes its connection to us when its client leaves. What it sent before may still be unread: a payload is, as
+    long as it waits for its turn. Without a connection (under another WSGI server) there is nothing to watch.
     """
     if connection is None:
         yield
@@ -33,12 +33,8 @@ def watched(connection: socket.socket | None, cancellation: Cancellation) -> Ite
 
 def _watch(connection: socket.socket, woken: socket.socket, cancellation: Cancellation) -> None:
     poll = select.poll()
-    poll.register(connection, select.POLLIN)
+    poll.register(connection, select.POLLRDHUP)
     poll.register(woken, select.POLLIN)
     ready = dict(poll.poll())
-    if woken.fileno() in ready:
-        return
-    with suppress(OSError):
-        if connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
-            return  # more bytes: a client that sends its next request early is still there
-    cancellation.cancel(ClientLeft())
+    if woken.fileno() not in ready:
+        cancellation.cancel(ClientLeft())

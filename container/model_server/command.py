@@ -4,6 +4,7 @@ https://docs.docker.com/reference/dockerfile/#understand-how-cmd-and-entrypoint-
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from .errors import SettingsInvalid
@@ -11,24 +12,47 @@ from .setting_types import Command
 from .settings import Settings
 
 DEFAULT_PROGRAM = Path("/opt/algorithm/run")
+DEFAULT_TRAIN_PROGRAM = Path("/opt/algorithm/train")
 
 
-def algorithm_command(settings: Settings, default_program: Path = DEFAULT_PROGRAM) -> list[str]:
+def algorithm_command(
+    settings: Settings, default_program: Path = DEFAULT_PROGRAM, arguments: Sequence[str] = ()
+) -> list[str]:
     """Return the algorithm's argv: what a platform recorded, else what the author set, else the default program.
 
-    Raises SettingsInvalid when there is none.
+    Arguments take the place of CMD, as those of `docker run` do. Raises SettingsInvalid when there is no command.
     """
-    for entrypoint, cmd in (
-        (settings.drop_in_entrypoint, settings.drop_in_cmd),
-        (settings.entrypoint, settings.cmd),
-    ):
-        if argv := combine(entrypoint, cmd):
-            return argv
-    if os.access(default_program, os.X_OK) and default_program.is_file():
-        return [str(default_program)]
-    raise SettingsInvalid(
-        [f"ALGORITHM_ENTRYPOINT: names no command, and there is no executable {default_program} either"]
-    )
+    entrypoint, cmd = _recorded(settings)
+    if combine(entrypoint, cmd):
+        return combine(entrypoint, list(arguments) or cmd)
+    return [*_default("ALGORITHM_ENTRYPOINT", default_program), *arguments]
+
+
+def takes_arguments(settings: Settings) -> bool:
+    """Say whether arguments reach the algorithm: an ENTRYPOINT in shell form takes none."""
+    return not isinstance(_recorded(settings)[0], str)
+
+
+def train_command(
+    settings: Settings, arguments: Sequence[str], default_program: Path = DEFAULT_TRAIN_PROGRAM
+) -> list[str]:
+    """Return the training program's argv; to a shell line its arguments are "$@". Raises SettingsInvalid."""
+    entrypoint = settings.train_entrypoint
+    if isinstance(entrypoint, str):
+        return [*_shell(entrypoint), "train", *arguments]
+    return [*(entrypoint or _default("ALGORITHM_TRAIN_ENTRYPOINT", default_program)), *arguments]
+
+
+def _recorded(settings: Settings) -> tuple[Command | None, Command | None]:
+    """Return the ENTRYPOINT and CMD of the platform, else those of the author."""
+    platforms = settings.drop_in_entrypoint, settings.drop_in_cmd
+    return platforms if combine(*platforms) else (settings.entrypoint, settings.cmd)
+
+
+def _default(variable: str, program: Path) -> list[str]:
+    if os.access(program, os.X_OK) and program.is_file():
+        return [str(program)]
+    raise SettingsInvalid([f"{variable}: names no command, and there is no executable {program} either"])
 
 
 def combine(entrypoint: Command | None, cmd: Command | None) -> list[str]:

@@ -91,13 +91,32 @@ class ContentTypeUnsupported(RequestError):
     """Says it under `detail` in the drop-in's words, which takes such a body as text that is no task."""
 
     code = "content_type_unsupported"
-    http_status = 422
+    http_status = 415
     hint = "Send one task as application/json, or one task a line as application/jsonlines."
-    sentence = "The content type of the request is not that of a task"
+    sentence = "The content type of the request is not that of a task, and ALGORITHM_PAYLOADS is not true"
 
     @property
     def detail(self) -> list[dict[str, Any]]:
         return [{"type": "model_attributes_type", "loc": ["body"], "msg": NO_TASK}]
+
+
+class FormUnsupported(RequestError):
+    code = "form_unsupported"
+    http_status = 415
+    hint = "Send the file as the body, with its own content type: curl -H 'Content-Type: text/csv' --data-binary @FILE."
+    sentence = "The request is a form, which is neither a task nor a payload"
+
+
+class NotAcceptable(RequestError):
+    """Says, after the run, that no output has a type that the client admits; `types` are those that there were."""
+
+    code = "not_acceptable"
+    http_status = 406
+    sentence = "The output of the algorithm has no type that the Accept header admits"
+
+    def __init__(self, types: list[str]) -> None:
+        super().__init__()
+        self.hint = f"There is {', '.join(types)}."
 
 
 class TaskInvalid(RequestError):
@@ -394,6 +413,29 @@ class OutputFolderGone(TaskError):
     sentence = "The algorithm removed its output folder, or put something else in its place"
 
 
+class PayloadPathTaken(TaskError):
+    code = "payload_path_taken"
+    hint = "The input folder held a file of the payload's name when the server started."
+    sentence = "The payload can not be written because its path is taken"
+
+
+class NoOutput(TaskError):
+    code = "no_output"
+    hint = "The answer to a payload is what the algorithm writes into its output folder."
+    sentence = "The algorithm wrote no output file"
+
+
+class OutputsRefused(TaskError):
+    """Says that there are outputs, and that none can be taken; `reasons` says why."""
+
+    code = "outputs_refused"
+    sentence = "None of the algorithm's output files can be taken"
+
+    def __init__(self, reasons: list[str]) -> None:
+        super().__init__()
+        self.hint = f"Of one it is said that {'; of another that '.join(reasons)}."
+
+
 class TaskSkipped(TaskError):
     code = "task_skipped"
     hint = "Tasks of one list run one after another and stop at the first that fails."
@@ -510,3 +552,9 @@ class StartFailed(Exception):
     """Stops the start for a reason that lies in the machine; the message is one sentence."""
 
     EXIT_CODE = 1
+
+
+class ConfigurationInvalid(StartFailed):
+    """Stops a job because of a file that SageMaker writes for it, or of what that asks for."""
+
+    EXIT_CODE = 78

@@ -37,9 +37,10 @@ class ChannelHandler(logging.Handler):
         self._channels = channels
         self.setFormatter(JsonFormatter(list(FIELDS), rename_fields=FIELDS))
 
-    def createLock(self) -> None:  # noqa: N802 - logging's name
-        """Go without the lock that logging takes around `emit`: a send is atomic, and may wait a little."""
-        self.lock = None
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Emit without the lock that logging takes for it: a send is atomic, and may wait a little."""
+        self.emit(record)
+        return True
 
     def emit(self, record: logging.LogRecord) -> None:
         try:

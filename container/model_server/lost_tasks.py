@@ -21,7 +21,7 @@ REASONS: dict[str, Callable[[], ServerError]] = {WorkerLost.code: WorkerLost, In
 def reporter_body() -> Callable[[], None]:
     """Return what the process does that stores the results of the tasks on its stdin: it becomes a command of ours."""
     program = Path(__file__).parent.parent / "longshore"
-    return partial(os.execv, sys.executable, [sys.executable, str(program), COMMAND])
+    return partial(os.execv, sys.executable, [sys.executable, "-Es", str(program), COMMAND])
 
 
 def reporter_input(tasks: Iterable[AcceptedTask], reason: type[ServerError]) -> int:

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import string
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -54,10 +55,11 @@ class NginxTemplate(string.Template):
 CONFIGURATION = "nginx/nginx.conf"
 
 
-def executable() -> str:
-    """Return the path of nginx; raises StartFailed."""
+def executable(own: str = sys.prefix) -> str:
+    """Return the path of nginx: the one beside our own Python, else the machine's; raises StartFailed."""
     path = os.pathsep.join([os.defpath, "/usr/local/sbin", "/usr/sbin"])
-    found = shutil.which("nginx") or shutil.which("nginx", path=path)
+    beside = os.pathsep.join([f"{own}/bin", f"{own}/sbin"])
+    found = shutil.which("nginx", path=beside) or shutil.which("nginx") or shutil.which("nginx", path=path)
     if not found:
         raise StartFailed("nginx is not installed: install the package nginx-light or nginx")
     return found

@@ -38,15 +38,18 @@ class Program:
             settings.max_memory_mb * MEGABYTE,
         )
 
-    def start(self) -> subprocess.Popen[bytes]:
-        """Start it in a session of its own, with an empty stdin and two pipes; raises why that can't be."""
+    def start(self, stdout: int | None = subprocess.PIPE) -> subprocess.Popen[bytes]:
+        """Start it in a session of its own, with an empty stdin and pipes; raises why that can't be.
+
+        Without `stdout` it writes to ours.
+        """
         user = self.user
         environment = dict(self.environment) | ({"HOME": user.home} if user.home is not None else {})
         try:
             return subprocess.Popen(
                 self.argv,
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
+                stdout=stdout,
                 stderr=subprocess.PIPE,
                 env=environment,
                 start_new_session=True,

@@ -69,12 +69,10 @@ def run_task(
     """
     record = Record(task, queue_seconds)
     try:
-        cancellation.raise_if_set()
-        if server.resident:
-            server.resident.await_health(cancellation)  # and until nothing goes on of a task before
-        with task_folders(task, server) as inputs:
+        with task_folders(task.pk, server, cancellation) as inputs:
             stage_in(task, inputs, server.storage, cancellation, record.staged_in)
-            record.exit = run_process(task, server, cancellation, on_group)
+            run_seconds = task.timeout.total_seconds() if task.timeout else server.default_timeout
+            record.exit = run_process(task.pk, run_seconds, server, cancellation, on_group)
             if record.exit.error:
                 raise record.exit.error
             stage_out(task, server.output, server.storage, record.staged_out)
@@ -87,28 +85,32 @@ def run_task(
 
 
 @contextmanager
-def task_folders(task: Task, server: Server) -> Iterator[Path]:
+def task_folders(pk: str, server: Server, cancellation: Cancellation) -> Iterator[Path]:
     """Give the block /input and /output, ours and empty, and the folder to stage into; empty all again after it."""
+    cancellation.raise_if_set()
+    if server.resident:
+        server.resident.await_health(cancellation)  # and until nothing goes on of a task before
     server.input.reset()
     server.output.reset()
     try:
-        yield server.input.link(task.pk)
+        yield server.input.link(pk)
     finally:
         leave_empty((server.input, server.output))  # the task has ended as it has; the next one says if this failed
 
 
-def run_process(task: Task, server: Server, cancellation: Cancellation, on_group: Callable[[int], None]) -> Exit:
-    """Run the algorithm for a task, within the task's own time limit or the server's."""
+def run_process(
+    pk: str, run_seconds: float | None, server: Server, cancellation: Cancellation, on_group: Callable[[int], None]
+) -> Exit:
+    """Run the algorithm for what is in /input, within a time limit."""
     settings = server.settings
-    run_seconds = task.timeout.total_seconds() if task.timeout else server.default_timeout
     if server.resident:
-        return call_resident(task, server.resident, run_seconds, cancellation)
+        return call_resident(pk, server.resident, run_seconds, cancellation)
     try:
         return run(
             Program.from_settings(settings, server.command),
             Limits(run_seconds, settings.grace_seconds),
             server.channels,
-            task.pk,
+            pk,
             cancellation,
             on_start=on_group,
         )
@@ -116,9 +118,9 @@ def run_process(task: Task, server: Server, cancellation: Cancellation, on_group
         on_group(0)
 
 
-def call_resident(task: Task, resident: ResidentChannel, run_seconds: float | None, cancellation: Cancellation) -> Exit:
+def call_resident(pk: str, resident: ResidentChannel, run_seconds: float | None, cancellation: Cancellation) -> Exit:
     """Have the algorithm's own server run a task; raises the error of one that did not begin, or broke off."""
-    answer = resident.invoke(task.pk, run_seconds, cancellation)
+    answer = resident.invoke(pk, run_seconds, cancellation)
     fault = answer.fault
     if isinstance(fault, (Interrupted, WorkerLost)):
         fault = cancellation.reason or fault

@@ -6,6 +6,7 @@ documents each field in a table that a test compares with this class.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -41,9 +42,11 @@ SHOWN = {
 }
 """What the algorithm is told of our variables: where its folders and its port are, if they were moved."""
 
+DEFAULT_ML_PATH = Path("/opt/ml")
+
 TASK_FOLDERS = {"ALGORITHM_INPUT_PATH", "ALGORITHM_OUTPUT_PATH"}
 NOTHING_OUTSIDE = {"USE_LINKED_INPUT": "false", "WRITABLE_DIRECTORIES": ":", "POST_CLEAN_DIRECTORIES": ":"}
-"""The defaults where TASK_FOLDERS are moved, as on a laptop: nothing beside them is touched that nobody named."""
+"""The defaults where TASK_FOLDERS or the ml folder are moved, as on a laptop: what nobody named is not touched."""
 
 AWS_CREDENTIALS = {
     "AWS_ACCESS_KEY_ID",
@@ -92,6 +95,12 @@ class Settings(BaseModel):
         validation_alias=AliasChoices("ALGORITHM_CMD"),
         description="Its arguments, as Docker's CMD: a JSON list, or a string for the shell form.",
     )
+    train_entrypoint: CommandSetting = Field(
+        None,
+        validation_alias=AliasChoices("ALGORITHM_TRAIN_ENTRYPOINT"),
+        description="What `train` runs: a JSON list, or a string for the shell form. Without it, /opt/algorithm/train "
+        "is run.",
+    )
     input_path: Path = Field(
         Path("/input"),
         validation_alias=AliasChoices("ALGORITHM_INPUT_PATH", DROP_IN_PREFIX + "INPUT_PATH"),
@@ -122,6 +131,11 @@ class Settings(BaseModel):
         None,
         validation_alias=AliasChoices("ALGORITHM_GROUND_TRUTH", DROP_IN_PREFIX + "GROUND_TRUTH"),
         description="The same for the ground truth.",
+    )
+    ml_path: Path = Field(
+        DEFAULT_ML_PATH,
+        validation_alias=AliasChoices("SAGEMAKER_BASE_DIR"),
+        description="Where `train` and `process` find what SageMaker mounts: configuration, data and outputs.",
     )
     use_linked_input: OnlyTrue = Field(
         True,
@@ -200,6 +214,12 @@ class Settings(BaseModel):
         False,
         validation_alias=AliasChoices("ALGORITHM_AWS_CREDENTIALS"),
         description="Whether the algorithm is given the container's AWS credentials.",
+    )
+    payloads: bool = Field(
+        False,
+        validation_alias=AliasChoices("ALGORITHM_PAYLOADS"),
+        description="Whether `serve` takes bodies that are no task: the algorithm finds one as `payload.<ext>` in its "
+        "input folder, and what it writes is the answer.",
     )
 
     # -- about us
@@ -297,10 +317,12 @@ class Settings(BaseModel):
     )
 
     _environment: dict[str, str] = PrivateAttr(default_factory=dict)
+    _job_environment: dict[str, str] = PrivateAttr(default_factory=dict)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
         """Build the settings; raises SettingsInvalid with one line for each variable that can't be used."""
+        environ = _as_given(environ)
         values = {name: value for name, value in environ.items() if value != ""}
         try:
             settings = cls.model_validate(_defaults(values) | values)
@@ -309,7 +331,8 @@ class Settings(BaseModel):
             for fault in error.errors(include_url=False):  # a union has a fault for each of its members
                 lines.setdefault(fault["loc"][:1], _line(fault))
             raise SettingsInvalid(list(lines.values())) from None
-        settings._environment = settings._algorithm_environment(environ)
+        settings._environment = _algorithm_environment(environ, settings.pass_aws_credentials)
+        settings._job_environment = _algorithm_environment(environ, with_aws_credentials=True)
         return settings
 
     @field_validator("max_payload_mb")
@@ -327,6 +350,11 @@ class Settings(BaseModel):
         return self._environment
 
     @property
+    def job_environment(self) -> dict[str, str]:
+        """The same for `train` and plain `process`, whose programs expect the AWS credentials of the job's role."""
+        return self._job_environment
+
+    @property
     def body_limit_mb(self) -> int:
         """The largest body that is read, in MiB; 0 is unlimited, as SageMaker's MaxPayloadInMB has it."""
         return BODY_LIMIT_MB if self.max_payload_mb else 0
@@ -342,18 +370,33 @@ class Settings(BaseModel):
     def queue_limit(self) -> int:
         return max(self.queue_places, self.max_concurrent_transforms or 0)
 
-    def _algorithm_environment(self, environ: Mapping[str, str]) -> dict[str, str]:
-        return {
-            name: value
-            for name, value in environ.items()
-            if (not name.upper().startswith(WITHHELD_PREFIXES) or (name in SHOWN and value))
-            and (self.pass_aws_credentials or name not in AWS_CREDENTIALS)
-        }
+
+def _as_given(environ: Mapping[str, str]) -> Mapping[str, str]:
+    """Take back what Python did to our own environment at its start: in the C locale it sets LC_CTYPE (PEP 538)."""
+    if environ is not os.environ:
+        return environ
+    given = re.search(rb"(?:^|\0)LC_CTYPE=([^\0]*)", Path("/proc/self/environ").read_bytes())
+    others = {name: value for name, value in environ.items() if name != "LC_CTYPE"}
+    return others | ({"LC_CTYPE": os.fsdecode(given[1])} if given else {})
+
+
+def _algorithm_environment(environ: Mapping[str, str], with_aws_credentials: bool) -> dict[str, str]:
+    return {
+        name: value
+        for name, value in environ.items()
+        if (not name.upper().startswith(WITHHELD_PREFIXES) or (name in SHOWN and value))
+        and (with_aws_credentials or name not in AWS_CREDENTIALS)
+    }
+
+
+def ml_path_of(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the ml folder, also where there are no settings because one of them can't be used."""
+    return Path(environ.get("SAGEMAKER_BASE_DIR") or DEFAULT_ML_PATH)
 
 
 def _defaults(values: Mapping[str, str]) -> dict[str, str]:
     """Return the values of variables that nobody set, where they depend on those that somebody did."""
-    if not TASK_FOLDERS & values.keys():
+    if not TASK_FOLDERS & values.keys() and Path(values.get("SAGEMAKER_BASE_DIR", DEFAULT_ML_PATH)) == DEFAULT_ML_PATH:
         return {}
     return {
         "ALGORITHM_" + name: default for name, default in NOTHING_OUTSIDE.items() if DROP_IN_PREFIX + name not in values

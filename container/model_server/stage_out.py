@@ -8,6 +8,7 @@ import os
 import time
 from concurrent.futures import FIRST_EXCEPTION, wait
 from dataclasses import dataclass, field
+from io import BufferedReader
 
 from .beneath import OPEN_FOLDER, Refused, open_file, open_folder
 from .errors import OutputFolderGone, OutputsNotStored
@@ -45,7 +46,7 @@ def stage_out(task: Task, folder: TaskFolder, storage: Storage, staged: StagedOu
     except (FileNotFoundError, NotADirectoryError) as error:
         raise OutputFolderGone from error
     try:
-        found, staged.refused = _entries(root)
+        found, staged.refused = entries_of(root)
         transfers = {parts: storage.pool.submit(_upload, task, folder, root, parts, storage) for parts in found}
         wait(transfers.values(), return_when=FIRST_EXCEPTION)
         for transfer in transfers.values():
@@ -68,7 +69,7 @@ def stage_out(task: Task, folder: TaskFolder, storage: Storage, staged: StagedOu
             staged.bytes += outcome
 
 
-def _entries(root: int) -> tuple[list[Parts], list[tuple[str, str]]]:
+def entries_of(root: int) -> tuple[list[Parts], list[tuple[str, str]]]:
     """Return the paths of all that is no folder, sorted, and the folders that can't be looked into, with the reason."""
     found: list[Parts] = []
     refused: list[tuple[str, str]] = []
@@ -97,21 +98,31 @@ def _entries(root: int) -> tuple[list[Parts], list[tuple[str, str]]]:
 
 def _upload(task: Task, folder: TaskFolder, root: int, parts: Parts, storage: Storage) -> int | Refused | None:
     """Upload one entry and return its size; None for a file that was there before us and is unchanged."""
+    key = task.output_prefix + "/".join(parts)
+    if len(key.encode(errors="surrogateescape")) > MAX_KEY_BYTES:
+        return Refused(TOO_LONG)
+    file = open_output(folder, root, parts)
+    if not isinstance(file, BufferedReader):
+        return file
+    with file:
+        return storage.put_file(file, task.output_bucket_name, key)
+
+
+def open_output(folder: TaskFolder, root: int, parts: Parts) -> BufferedReader | Refused | None:
+    """Open one entry for reading; None stands for a file that was there before us and is unchanged."""
     if parts[0] == RESERVED:
         return Refused("its folder is reserved for the result")
-    key = task.output_prefix + "/".join(parts)
     try:
-        if len(key.encode()) > MAX_KEY_BYTES:
-            return Refused(TOO_LONG)
+        "/".join(parts).encode()
         descriptor = open_file(root, folder.path, parts)
     except UnicodeEncodeError:
         return Refused("its name is not UTF-8")
     except Refused as refusal:
         return refusal
-    with os.fdopen(descriptor, "rb") as file:
-        if folder.was_here(parts, os.fstat(descriptor)):
-            return None
-        return storage.put_file(file, task.output_bucket_name, key)
+    if folder.was_here(parts, os.fstat(descriptor)):
+        os.close(descriptor)
+        return None
+    return os.fdopen(descriptor, "rb")
 
 
 def _shown(parts: Parts) -> str:

@@ -10,14 +10,13 @@ early request finds nobody. /ping says 503 until the set-up is done.
 import os
 import selectors
 import signal
-import socket
 import time
 from collections.abc import Callable
 from functools import partial
 
 from . import lost_tasks, nginx
 from .algorithm_server import Resident
-from .children import STOP_SIGNALS, Child, adopt_orphans, end_orphans, reap, start
+from .children import STOP_SIGNALS, Child, adopt_orphans, end_orphans, reap, signal_socket, start
 from .command import algorithm_command
 from .directories import PostClean, make_writable
 from .errors import Interrupted, StartFailed, WorkerLost
@@ -94,7 +93,7 @@ class Supervisor:
         self._deadline = time.monotonic() + START_SECONDS
         self._nginx_ends_at = 0.0
         self._selector = selectors.DefaultSelector()
-        self._signals = _signal_socket()
+        self._signals = signal_socket()
         self._selector.register(self._signals, selectors.EVENT_READ, self._take_signals)
         self._selector.register(self._ledger, selectors.EVENT_READ, self._hear_workers)
 
@@ -307,14 +306,3 @@ class Supervisor:
         for child in list(self._children.values()):
             signal_group(child.pid, signal.SIGKILL)
         self._deadline += 1
-
-
-def _signal_socket() -> socket.socket:
-    """Return a socket that yields the number of each signal as a byte; the handlers themselves do nothing."""
-    reader, writer = socket.socketpair()
-    writer.setblocking(False)
-    for signum in (*STOP_SIGNALS, signal.SIGCHLD):
-        signal.signal(signum, lambda *_: None)
-    signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-    return reader

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from .errors import NO_TASK, BodyUnreadable, TaskInvalid
@@ -33,6 +33,7 @@ MAX_PK_BYTES = 240  # NAME_MAX, less room for what is appended to it
 SPLITTING = ("Cc", "Zl", "Zp")  # Unicode's control characters and line breaks, which would split a line of the log
 RESULT_NAME = ".sagemaker_shim/inference_result.json"
 MAX_PREFIX_BYTES = 1024 - len(RESULT_NAME)  # S3's longest key, less room for the result's name
+MAX_SIZE = 2**60
 MAX_FAULTS = 100
 MAX_FAULT_BYTES = 500
 """Together they keep the body of a 422 under 64 KiB."""
@@ -95,6 +96,12 @@ def _prefix(prefix: str) -> str:
     return prefix
 
 
+def _size(value: Any) -> float | None:
+    """Return a number of bytes; anything else is unknown: other platforms may use the name for something else."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and 0 <= value <= MAX_SIZE else None
+
+
 def _time_limit(limit: timedelta) -> timedelta:
     if limit <= timedelta(0):
         raise ValueError("must be greater than 0")
@@ -111,12 +118,16 @@ class Strict(BaseModel):
 
 
 class Input(Strict):
-    """One object to stage; with `decompress` it is a zip, unpacked into the folder that `relative_path` is in."""
+    """One object to stage; with `decompress` it is a zip, unpacked into the folder that `relative_path` is in.
+
+    `size` in bytes is for who shares tasks out.
+    """
 
     relative_path: Annotated[Path, AfterValidator(_relative_path)]
     bucket_name: BucketName
     bucket_key: Annotated[str, Field(min_length=1)]
     decompress: bool = False
+    size: Annotated[float | None, BeforeValidator(_size)] = None
 
 
 def _paths_are_free(inputs: list[Input]) -> list[Input]:

@@ -1,6 +1,7 @@
-"""The list of tasks that `invoke` is given: on its command line, or as an object in S3."""
+"""A list of tasks, as it is given: on the command line, as a file, or as an object in S3."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import click
@@ -20,9 +21,24 @@ def check_options(tasks: str | None, file: str | None) -> None:
         raise click.UsageError("One of tasks or file should be set")
 
 
+def listed_in(source: str, storage: Storage, cancellation: Cancellation) -> list[Task]:
+    """Return the tasks of a file, here or in S3; raises click's errors, or the cancellation's reason."""
+    if source.startswith(("s3://", "https://")):
+        return listed_tasks(None, source, storage, cancellation)
+    try:
+        text = Path(source).read_bytes()
+    except (OSError, ValueError) as error:
+        why = (isinstance(error, OSError) and error.strerror) or str(error)
+        raise _bad("The value provided for tasks is invalid", why) from error
+    return _parsed(text)
+
+
 def listed_tasks(tasks: str | None, file: str | None, storage: Storage, cancellation: Cancellation) -> list[Task]:
     """Return the tasks of the command line; raises click's errors, or the cancellation's reason."""
-    text = tasks or _read(str(file), storage, cancellation)
+    return _parsed(tasks or _read(str(file), storage, cancellation))
+
+
+def _parsed(text: str | bytes) -> list[Task]:
     try:
         values = json.loads(text)
         if not isinstance(values, list):

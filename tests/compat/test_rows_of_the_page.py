@@ -91,7 +91,7 @@ def words(*arguments: str) -> Callable[[Both], Cases]:
 
 fresh("2.1 no command", "the_help_says_more")(words())
 fresh("2.1 --help", "the_help_says_more")(words("--help"))
-fresh("2.1 an unknown command")(words("train-not"))
+fresh("2.1 an unknown command")(words("nothing-like-it"))
 fresh("2.1 an unknown option")(words("invoke", "-x"))
 fresh("2.1 a word too many")(words("invoke", "word"))
 fresh("2.1 neither tasks nor file")(words("invoke"))
@@ -287,7 +287,7 @@ for what, (body, shows) in BODIES.items():
 
 for content_type in ("text/plain", "application/octet-stream", "text/csv; header=present"):
 
-    @row(f"2.4 the content type {content_type}", "the_input_is_not_echoed")
+    @row(f"2.4 the content type {content_type}", "another_type_is_a_415", "the_input_is_not_echoed")
     def _(both: Both, content_type: str = content_type) -> Cases:
         return both.post(both.task(), content_type)
 
@@ -304,7 +304,7 @@ def _(both: Both) -> Cases:
     return both.post(b"\xe4", "text/csv")
 
 
-@row("2.4 an empty body of another content type", "an_empty_body_of_another_type")
+@row("2.4 an empty body of another content type", "another_type_is_a_415", "an_empty_body_of_another_type")
 def _(both: Both) -> Cases:
     return both.post(b"", "application/octet-stream")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 from invocation import Invocation
+from job_rig import Job
 from rig import Rig, algorithm
 
 if TYPE_CHECKING:
@@ -42,3 +43,10 @@ def invoke(tmp_path: Path, bucket: Bucket) -> Iterator[Invocation]:
     invocation = Invocation(tmp_path, bucket)
     yield invocation
     invocation.end()
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Iterator[Job]:
+    job = Job(tmp_path)
+    yield job
+    job.end()

@@ -109,11 +109,23 @@ def test_execution_parameters_answer_get_only(start: Start) -> None:
 # -- what is refused
 
 
-@pytest.mark.parametrize("kind", ["text/plain", "text/csv", "multipart/form-data", "application/x-www-form-urlencoded"])
-def test_a_content_type_that_is_no_tasks_is_422(start: Start, bucket: Bucket, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["text/plain", "text/csv; header=present", "application/vnd.longshore.payload+json"])
+def test_a_content_type_that_is_no_tasks_is_a_415_that_names_the_setting(
+    start: Start, bucket: Bucket, kind: str
+) -> None:
     answer = start("does_nothing").post(bucket.task(), content_type=kind)
+    assert (answer.status_code, answer.content_type) == (415, "application/json")
     assert answer.json["error"]["code"] == "content_type_unsupported"
-    assert faults(answer) == {("body", "model_attributes_type")}
+    assert "ALGORITHM_PAYLOADS" in answer.json["error"]["message"]
+    assert [(fault["loc"], fault["type"]) for fault in answer.json["detail"]] == [(["body"], "model_attributes_type")]
+    assert bucket.keys() == []
+
+
+@pytest.mark.parametrize("payloads", ["", "true"])
+@pytest.mark.parametrize("kind", ["multipart/form-data; boundary=a", "application/x-www-form-urlencoded"])
+def test_a_form_is_a_415_whatever_is_set(start: Start, bucket: Bucket, kind: str, payloads: str) -> None:
+    answer = start("does_nothing", env={"ALGORITHM_PAYLOADS": payloads}).post(bucket.task(), content_type=kind)
+    assert (answer.status_code, answer.json["error"]["code"]) == (415, "form_unsupported")
     assert bucket.keys() == []
 
 

@@ -445,7 +445,7 @@ def test_a_signal_that_comes_before_the_handlers_waits_for_them() -> None:
         [sys.executable, "-c", script], cwd=CONTAINER, stdout=subprocess.PIPE, timeout=DEADLINE_SECONDS
     )
     assert (ended.stdout, ended.returncode) == (b"alive\n", -signal.SIGTERM)
-    for name in ("serve", "invoke", "longshore"):
+    for name in ("serve", "train", "process", "invoke", "longshore"):
         first = next(
             line for line in (CONTAINER / name).read_text().splitlines() if line.startswith(("from ", "import "))
         )

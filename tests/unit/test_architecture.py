@@ -11,16 +11,18 @@ CONTAINER = Path(__file__).parents[2] / "container"
 
 LAYERS = [
     ["model_server"],
-    ["errors", "cpus", "line_encoder", "log_channel", "peak_memory", "processes", "progress", "s3_uri", "held_signals"],
-    ["scoreboard", "setting_types", "user"],
+    ["errors", "cpus", "line_encoder", "log_channel", "peak_memory", "processes", "progress", "s3_uri", "held_signals"]
+    + ["usage", "media_types"],
+    ["scoreboard", "setting_types", "user", "job_config"],
     ["settings", "task", "beneath", "cancellation", "run_folder", "logs", "slot", "archive", "untar"],
     ["command", "program", "folder", "client", "admission", "storage", "process_output", "ledger", "algorithm_output"]
-    + ["loopback_call", "resident_channel"],
-    ["children", "directories", "linked_input", "process", "stage_in", "stage_out", "tarball"],
-    ["result", "nginx", "task_list", "algorithm_server"],
-    ["lost_tasks", "resident", "runner", "set_up"],
-    ["batch", "predictor"],
-    ["wsgi"],
+    + ["loopback_call", "resident_channel", "exit_note", "shares", "training_environment", "program_check"],
+    ["children", "directories", "linked_input", "process", "stage_in", "stage_out", "tarball", "folder_links"],
+    ["payload", "payload_answer", "result", "nginx", "task_list", "algorithm_server", "passthrough", "image_check"],
+    ["lost_tasks", "payload_http", "resident", "runner", "set_up", "plain_job"],
+    ["payload_run"],
+    ["batch", "predictor", "train", "processing"],
+    ["wsgi", "task_job"],
     ["gunicorn_app"],
     ["supervisor"],
     ["cli"],
@@ -30,7 +32,7 @@ LAYERS = [
 HEIGHT = {module: height for height, layer in enumerate(LAYERS) for module in layer}
 FORBIDDEN_NAMES = {"utils", "helpers", "common", "core", "manager", "handler", "mixin"}
 ENVIRONMENT_NAMES = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}
-EXECUTABLES = ("serve", "invoke", "longshore")
+EXECUTABLES = ("serve", "train", "process", "invoke", "longshore")
 PAGE_LINES = 40
 
 MODULES = sorted([*CONTAINER.glob("model_server/*.py"), CONTAINER / "predictor.py", CONTAINER / "wsgi.py"])

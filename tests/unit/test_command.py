@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from model_server.command import algorithm_command, combine
+from model_server.command import algorithm_command, combine, takes_arguments, train_command
 from model_server.errors import SettingsInvalid
 from model_server.settings import Settings
 
@@ -68,6 +68,40 @@ def test_the_platforms_word_goes_before_the_authors_and_is_taken_whole(tmp_path:
     assert command(default, **author, **platform) == ["platform"]
     assert command(default, **author) == ["author", "more"]
     assert command(default) == [str(default)]
+
+
+def test_arguments_take_the_place_of_cmd_also_behind_the_default_program(tmp_path: Path) -> None:
+    default = tmp_path / "run"
+    default.touch(0o755)
+
+    def given(**environ: str) -> list[str]:
+        return algorithm_command(Settings.from_env(environ), default, ["a", "b"])
+
+    assert given(ALGORITHM_ENTRYPOINT='["entry"]', ALGORITHM_CMD='["cmd"]') == ["entry", "a", "b"]
+    assert given(ALGORITHM_ENTRYPOINT='["entry"]', ALGORITHM_CMD="cmd") == ["entry", "a", "b"]
+    assert given(ALGORITHM_CMD='["cmd"]') == ["a", "b"]
+    assert given(ALGORITHM_ENTRYPOINT="entry") == ["/bin/sh", "-c", "entry"]
+    assert given() == [str(default), "a", "b"]
+
+
+def test_only_a_shell_line_takes_no_arguments() -> None:
+    assert not takes_arguments(Settings.from_env({"ALGORITHM_ENTRYPOINT": "entry"}))
+    assert takes_arguments(Settings.from_env({"ALGORITHM_ENTRYPOINT": '["entry"]', "ALGORITHM_CMD": "cmd"}))
+    assert takes_arguments(Settings.from_env({}))
+
+
+def test_the_training_program_is_the_authors_or_the_default(tmp_path: Path) -> None:
+    default = tmp_path / "train"
+
+    def trained(**environ: str) -> list[str]:
+        return train_command(Settings.from_env(environ), ["--a", "1"], default)
+
+    with pytest.raises(SettingsInvalid, match="ALGORITHM_TRAIN_ENTRYPOINT: names no command"):
+        trained()
+    default.touch(0o755)
+    assert trained(ALGORITHM_ENTRYPOINT='["not this"]') == [str(default), "--a", "1"]
+    assert trained(ALGORITHM_TRAIN_ENTRYPOINT='["python", "t.py"]') == ["python", "t.py", "--a", "1"]
+    assert trained(ALGORITHM_TRAIN_ENTRYPOINT='t.py "$@"') == ["/bin/sh", "-c", 't.py "$@"', "train", "--a", "1"]
 
 
 def test_a_platform_that_recorded_null_for_both_leaves_the_word_to_the_author() -> None:

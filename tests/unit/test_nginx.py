@@ -15,7 +15,7 @@ from model_server.errors import (
     StartFailed,
     WorkerLost,
 )
-from model_server.nginx import ERRORS, PRIVATE_CODES, _render
+from model_server.nginx import ERRORS, PRIVATE_CODES, _render, executable
 from model_server.run_folder import RunFolder
 from model_server.settings import Settings
 
@@ -90,3 +90,15 @@ def test_a_request_is_never_cut_or_posted_twice() -> None:
     assert "proxy_next_upstream off;" in text
     assert "proxy_read_timeout 365d;" in text
     assert "server_tokens off;" in text
+
+
+@pytest.mark.parametrize("folder", ["bin", "sbin"])
+def test_the_nginx_beside_our_python_goes_before_the_machines(folder: str, tmp_path: Path) -> None:
+    own = tmp_path / folder / "nginx"
+    own.parent.mkdir()
+    own.touch(mode=0o755)
+    assert executable(str(tmp_path)) == str(own)
+
+
+def test_without_one_beside_our_python_it_is_the_machines(tmp_path: Path) -> None:
+    assert Path(executable(str(tmp_path))).name == "nginx"

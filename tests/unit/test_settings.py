@@ -31,12 +31,14 @@ GOOD: dict[str, tuple[str, Any]] = {
     "drop_in_cmd": (base64.b64encode(b'"a b"').decode(), "a b"),
     "entrypoint": ('["a"]', ["a"]),
     "cmd": ("a b", "a b"),
+    "train_entrypoint": ('["a"]', ["a"]),
     "input_path": ("/x", Path("/x")),
     "output_path": ("/x", Path("/x")),
     "model_path": ("/x", Path("/x")),
     "ground_truth_path": ("/x", Path("/x")),
     "model": ("s3://bucket//a/m.tar.gz", ("bucket", "/a/m.tar.gz")),
     "ground_truth": ("s3://bucket/g.tar", ("bucket", "g.tar")),
+    "ml_path": ("/x", Path("/x")),
     "use_linked_input": ("False", False),
     "linked_input_parent": ("/x", Path("/x")),
     "writable_directories": (":/x::/y", (Path("/x"), Path("/y"))),
@@ -50,6 +52,7 @@ GOOD: dict[str, tuple[str, Any]] = {
     "start_timeout": ("0.5", 0.5),
     "health_timeout": ("2", 2),
     "pass_aws_credentials": ("True", True),
+    "payloads": ("True", True),
     "port": ("9090", 9090),
     "workers": ("3", 3),
     "timeout": ("0.5", 0.5),
@@ -71,6 +74,7 @@ BAD: dict[str, list[str]] = {
     "drop_in_cmd": ["?", "WzFd"],
     "entrypoint": ["[1]", '["a", null]', '["a"', '"a', "[" * 100_000, "[[]]"],
     "cmd": ["[1, 2, 3]", "[{}]"],
+    "train_entrypoint": ["[1]"],
     "model": ["m.tar.gz", "s3://", "s3://bucket", "s3://bucket/", "ftp://bucket/key"],
     "ground_truth": ["g.tar"],
     "mode": ["serve", "exec,resident"],
@@ -80,6 +84,7 @@ BAD: dict[str, list[str]] = {
     "max_memory_mb": ["-1", "1.5", "1G", "1" + "0" * 30],
     "grace_seconds": ["-1", "x", "nan", "inf", "101"],
     "pass_aws_credentials": ["maybe", "2"],
+    "payloads": ["maybe", "2"],
     "port": ["0", "65536", "http", "80.5"],
     "workers": ["0", "-1", "1.5", "many", "257"],
     "timeout": ["0", "-1", "nan", "inf", "PT1H"],
@@ -127,7 +132,7 @@ def test_no_two_settings_share_a_name() -> None:
 def test_the_samples_here_are_of_every_setting() -> None:
     assert GOOD.keys() == FIELDS.keys()
     taken_as_they_are = {"user", "set_extra_groups", "use_linked_input", "linked_input_parent", "run_path"}
-    taken_as_they_are |= {"input_path", "output_path", "model_path", "ground_truth_path"}
+    taken_as_they_are |= {"input_path", "output_path", "model_path", "ground_truth_path", "ml_path"}
     taken_as_they_are |= {"writable_directories", "post_clean_directories"}
     taken_as_they_are |= {"setup_result_bucket", "setup_result_prefix"}
     assert FIELDS.keys() - BAD.keys() == taken_as_they_are
@@ -285,16 +290,26 @@ def test_the_algorithm_is_told_what_was_moved_for_it(name: str) -> None:
     assert Settings.from_env({name: ""}).environment == {}
 
 
+def test_jobs_have_the_credentials_and_none_of_our_variables() -> None:
+    given = {"PATH": "/bin", "AWS_SECRET_ACCESS_KEY": "s", "MODEL_SERVER_SIGNING_KEY_HEX": "00", "ALGORITHM_USER": "a"}
+    assert Settings.from_env(given).job_environment == {"PATH": "/bin", "AWS_SECRET_ACCESS_KEY": "s"}
+
+
 @pytest.mark.parametrize("name", ["INPUT_PATH", "MODEL_DEST", "USER_WEBSERVER_PORT"])
 def test_the_algorithm_is_told_nothing_of_the_drop_ins_variables(name: str) -> None:
     assert Settings.from_env({"GRAND_CHALLENGE_COMPONENT_" + name: "7000"}).environment == {}
 
 
-@pytest.mark.parametrize("name", ["ALGORITHM_INPUT_PATH", "ALGORITHM_OUTPUT_PATH"])
+@pytest.mark.parametrize("name", ["ALGORITHM_INPUT_PATH", "ALGORITHM_OUTPUT_PATH", "SAGEMAKER_BASE_DIR"])
 def test_where_the_task_folders_are_moved_nothing_beside_them_is_touched(name: str) -> None:
     settings = Settings.from_env({name: "/somewhere"})
     assert settings.use_linked_input is False
     assert settings.writable_directories == settings.post_clean_directories == ()
+
+
+def test_a_ml_folder_that_is_named_and_not_moved_changes_nothing() -> None:
+    named = Settings.from_env({"SAGEMAKER_BASE_DIR": "/opt/ml/"})
+    assert named.writable_directories == Settings.from_env({}).writable_directories
 
 
 @pytest.mark.parametrize("prefix", ["ALGORITHM_", "GRAND_CHALLENGE_COMPONENT_"])

@@ -1,0 +1,65 @@
+"""A body that is no task -> /input: streamed to a file, which gets its name when it is whole."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from .archive import NO_ROOM
+from .cancellation import Cancellation
+from .errors import ClientLeft, DiskFull, PayloadPathTaken
+
+CHUNK_BYTES = 1024 * 1024
+STAGING = ".payload"
+FILE_MODE = 0o644  # whatever the umask is
+
+
+class Body(Protocol):
+    """What a request's body is read from; nothing is left of it when `read` returns nothing."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class Payload:
+    """A body that was not read yet: its bytes, if they were announced, and the extension of the file it is to be."""
+
+    body: Body
+    announced_bytes: int | None
+    extension: str
+
+    @property
+    def name(self) -> str:
+        return f"payload.{self.extension}"
+
+
+def receive(payload: Payload, folder: Path, cancellation: Cancellation) -> int:
+    """Write a payload to its file in a folder and return its bytes.
+
+    Raises ClientLeft when it ends early, DiskFull, PayloadPathTaken, and the cancellation's reason.
+    """
+    staging, destination = folder / STAGING, folder / payload.name
+    try:
+        size = _write(payload, staging, cancellation)
+        if os.path.lexists(destination):
+            raise PayloadPathTaken
+        staging.rename(destination)
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise DiskFull from error
+        raise
+    return size
+
+
+def _write(payload: Payload, path: Path, cancellation: Cancellation) -> int:
+    size = 0
+    with open(path, "xb") as file:
+        os.fchmod(file.fileno(), FILE_MODE)
+        while chunk := payload.body.read(CHUNK_BYTES):
+            cancellation.raise_if_set()
+            file.write(chunk)
+            size += len(chunk)
+    cancellation.raise_if_set()
+    if payload.announced_bytes not in (None, size):
+        raise ClientLeft
+    return size

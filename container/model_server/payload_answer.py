@@ -1,0 +1,135 @@
+"""/output -> the answer to a payload: one file as it is, or several as a zip.
+
+What is answered is an open file, so the task folders can be emptied, and the next run can begin, however long the
+client takes to read it.
+"""
+
+import os
+import shutil
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import BufferedReader
+from tempfile import TemporaryFile
+from typing import IO
+
+from .errors import NoOutput, NotAcceptable, OutputFolderGone, OutputsRefused
+from .folder import TaskFolder, open_writable
+from .logs import logger
+from .media_types import UNKNOWN, type_of
+from .stage_out import Parts, entries_of, open_output
+
+ZIP = "application/zip"
+EPOCH = (1980, 1, 1, 0, 0, 0)
+"""The time of every file in a zip, so that the same output is the same answer."""
+
+LEAST_QUALITY = 0.0001
+CHUNK_BYTES = 1024 * 1024
+MAX_NAMED = 10
+"""How many types or reasons an error names."""
+
+Quality = Callable[[str], float]
+"""How much a client likes a media type: 0 is not at all, 1 is best."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An open file of so many bytes, its media type, and how many outputs are in it."""
+
+    file: IO[bytes]
+    size: int
+    media_type: str
+    outputs: int
+
+
+def pack(folder: TaskFolder, quality: Quality) -> Answer:
+    """Return what the algorithm wrote, in the form that the client likes best.
+
+    Raises NoOutput, OutputsRefused, OutputFolderGone, and NotAcceptable.
+    """
+    try:
+        root = open_writable(folder.path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise OutputFolderGone from error
+    try:
+        outputs = _outputs(folder, root)
+        chosen = _choose([type_of(parts[-1]) for parts in outputs], quality)
+        if chosen is None:
+            return _zip(folder, root, outputs)
+        return _single(folder, root, outputs[chosen])
+    finally:
+        os.close(root)
+
+
+def _outputs(folder: TaskFolder, root: int) -> list[Parts]:
+    """Return the paths of all files that can be taken, sorted; raises NoOutput and OutputsRefused."""
+    found, refused_folders = entries_of(root)
+    outputs: list[Parts] = []
+    reasons = [reason for _, reason in refused_folders]
+    for parts in found:
+        file = open_output(folder, root, parts)
+        if isinstance(file, BufferedReader):
+            file.close()
+            outputs.append(parts)
+        elif file:
+            logger.debug("The output %r is refused: %s", "/".join(parts), file)
+            reasons.append(str(file))
+    named = sorted(set(reasons))[:MAX_NAMED]
+    if not outputs:
+        raise OutputsRefused(named) if reasons else NoOutput
+    if reasons:
+        logger.warning("%d outputs can not be taken: of one it is said that %s", len(reasons), "; ".join(named))
+    return outputs
+
+
+def _choose(types: list[str], quality: Quality) -> int | None:
+    """Return which of the files to answer with, None for a zip of all; raises NotAcceptable.
+
+    Where the client likes both alike, a file that is alone goes before the zip, and the zip before one of several.
+    """
+    alone = [index for index, kind in enumerate(types) if types.count(kind) == 1]
+    candidates: list[tuple[float, int | None]] = [(_quality(types[index], quality), index) for index in alone]
+    candidates.insert(1 if len(types) == 1 else 0, (quality(ZIP), None))
+    best, chosen = max(candidates, key=lambda candidate: candidate[0])
+    if best <= 0:
+        raise NotAcceptable(sorted(set(types))[:MAX_NAMED])
+    return chosen
+
+
+def _quality(kind: str, quality: Quality) -> float:
+    """Say how much a client likes a file; one of unknown type may be what it wants, whatever that is."""
+    return max(quality(kind), LEAST_QUALITY if kind == UNKNOWN else 0)
+
+
+def _single(folder: TaskFolder, root: int, parts: Parts) -> Answer:
+    file = open_output(folder, root, parts)
+    if not isinstance(file, BufferedReader):  # a program that goes on changed it since
+        raise OutputsRefused([str(file or "it changed while it was read")])
+    return Answer(file, os.fstat(file.fileno()).st_size, type_of(parts[-1]), 1)
+
+
+def _zip(folder: TaskFolder, root: int, outputs: list[Parts]) -> Answer:
+    """Pack files into a nameless file of the output folder, which is where there is room for outputs."""
+    packed = TemporaryFile(dir=f"/proc/self/fd/{root}")  # noqa: SIM115 - it is closed with the answer
+    try:
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            for parts in outputs:
+                file = open_output(folder, root, parts)
+                if isinstance(file, BufferedReader):
+                    with file:
+                        _add(archive, "/".join(parts), file)
+        size = packed.seek(0, os.SEEK_END)
+        packed.seek(0)
+        return Answer(packed, size, ZIP, len(outputs))
+    except BaseException:
+        packed.close()
+        raise
+
+
+def _add(archive: zipfile.ZipFile, name: str, file: BufferedReader) -> None:
+    member = zipfile.ZipInfo(name, EPOCH)
+    member.compress_type = archive.compression
+    member.external_attr = 0o644 << 16
+    member.file_size = os.fstat(file.fileno()).st_size  # says whether it needs the format of large files
+    with archive.open(member, "w") as packed:
+        shutil.copyfileobj(file, packed, CHUNK_BYTES)

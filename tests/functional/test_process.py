@@ -1,0 +1,270 @@
+"""The command `process` with the algorithm's own arguments: what it is given, and what SageMaker is told of its end."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import stat
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from job_rig import Job
+from rig import DEADLINE_SECONDS, KEY, algorithm
+
+PRINT_ARGUMENTS = 'printf "%s\\0" "$@"'
+
+
+def arguments_of(ended: Any) -> list[bytes]:
+    return ended.stdout.split(b"\0")[:-1]
+
+
+# -- what it is given
+
+
+@pytest.mark.parametrize("arguments", [[], ["from", "outside"]])
+@pytest.mark.parametrize(
+    ("entrypoint", "cmd", "alone", "given"),
+    [
+        (["echo", "entry"], ["cmd"], "entry cmd", "entry from outside"),
+        (["echo", "entry"], None, "entry", "entry from outside"),
+        (None, ["echo", "cmd"], "cmd", None),
+        (["echo", "entry"], "cmd", "entry /bin/sh -c cmd", "entry from outside"),
+    ],
+)
+@pytest.mark.parametrize("recorded_by", ["author", "platform"])
+def test_entrypoint_and_arguments_combine_as_docker_combines_them(
+    job: Job,
+    entrypoint: list[str] | None,
+    cmd: list[str] | str | None,
+    alone: str,
+    given: str | None,
+    arguments: list[str],
+    recorded_by: str,
+) -> None:
+    if recorded_by == "author":
+        pairs = [("ALGORITHM_ENTRYPOINT", entrypoint), ("ALGORITHM_CMD", cmd)]
+        env = {name: value if isinstance(value, str) else json.dumps(value) for name, value in pairs if value}
+    else:
+        prefix = "GRAND_CHALLENGE_COMPONENT_"
+        pairs = [(f"{prefix}ENTRYPOINT_B64J", entrypoint), (f"{prefix}CMD_B64J", cmd)]
+        env = {name: base64.b64encode(json.dumps(value).encode()).decode() for name, value in pairs}
+    ended = job.run("process", None, *arguments, env=env)
+    expected = given if arguments else alone
+    if expected is None:  # the arguments are the command, and there is no program `from`
+        assert ended.returncode == 127
+    else:
+        assert (ended.returncode, ended.stdout.decode()) == (0, expected + "\n")
+
+
+def test_an_entrypoint_in_shell_form_takes_no_arguments_and_says_so(job: Job) -> None:
+    ended = job.run("process", None, "word", env={"ALGORITHM_ENTRYPOINT": 'echo "entry $@"'})
+    assert (ended.returncode, ended.stdout) == (0, b"entry \n")
+    assert ended.stderr == b"longshore: The arguments are not used: the ENTRYPOINT is in shell form, which takes none\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["-h"],
+        ["--version", "--", "--", "-x"],
+        ["", " ", "a\nb", "'", '"$HOME"', "*", "ü", "--a=b", "--a", "-5", "x" * 256],
+        ["word", "--tasks", "x"],
+        [b"\xff\xfe", b"--\xff=1"],
+        ["--input_path"],
+    ],
+)
+def test_every_argument_is_passed_on_as_it_is_and_in_order(job: Job, arguments: list[str | bytes]) -> None:
+    ended = job.run("process", PRINT_ARGUMENTS, *arguments)
+    assert ended.returncode == 0, ended.stderr
+    assert arguments_of(ended) == [os.fsencode(argument) for argument in arguments]
+
+
+def test_an_ordinary_argparse_program_works_as_it_stands(job: Job) -> None:
+    script = (
+        "import argparse; p = argparse.ArgumentParser(); p.add_argument('--ratio', type=float); "
+        "p.add_argument('files', nargs='*'); print(p.parse_args())"
+    )
+    ended = job.run("process", [sys.executable, "-c", script], "--ratio", "0.2", "--", "--odd")
+    assert ended.stdout == b"Namespace(ratio=0.2, files=['--odd'])\n"
+
+
+def test_the_jobs_data_are_the_input_and_the_output_folder(job: Job) -> None:
+    (job.ml / "processing" / "input" / "set").mkdir(parents=True)
+    (job.ml / "processing" / "input" / "set" / "row").write_text("1,2")
+    ended = job.run("process", f"cp {job.input}/set/row {job.output}/copy")
+    assert ended.returncode == 0, ended.stderr
+    assert (job.ml / "processing" / "output" / "copy").read_text() == "1,2"
+    assert not (job.ml / "processing" / "output").is_symlink()
+    assert ended.stderr == b""
+
+
+def test_folders_of_the_image_are_as_they_were_when_the_job_is_over(job: Job) -> None:
+    job.input.mkdir(mode=0o750)
+    ended = job.run("process", f"test -L {job.input} && test -L {job.output}")
+    assert ended.returncode == 0
+    assert stat.S_IMODE(os.lstat(job.input).st_mode) == 0o750
+    assert job.input.is_dir()
+    assert not job.output.is_symlink()
+
+
+@pytest.mark.parametrize(
+    "form", [["--input_path", "{0}", "--output_path", "{1}"], ["--input_path={0}", "--output_path={1}"]]
+)
+def test_arguments_move_the_folders_and_are_passed_on_too(job: Job, form: list[str]) -> None:
+    source, destination = job.root / "other source", job.root / "other destination"
+    source.mkdir()
+    (source / "row").write_text("1")
+    arguments = [word.format(source, destination) for word in form]
+    ended = job.run("process", f"cp {job.input}/row {job.output}/copy; {PRINT_ARGUMENTS}", *arguments)
+    assert ended.returncode == 0, ended.stderr
+    assert (destination / "copy").read_text() == "1"
+    assert arguments_of(ended) == [argument.encode() for argument in arguments]
+
+
+def test_arguments_that_name_the_folders_themselves_move_nothing(job: Job) -> None:
+    (job.ml / "processing" / "input" / "set").mkdir(parents=True)
+    arguments = ["--input_path", str(job.input / "set"), "--output_path", str(job.output)]
+    ended = job.run("process", 'test -d "$2" && echo done >"$4/result"', *arguments)
+    assert ended.returncode == 0, ended.stderr
+    assert (job.ml / "processing" / "output" / "result").read_text() == "done\n"
+
+
+def test_a_folder_that_holds_something_stays_and_the_program_is_told_the_true_one(job: Job) -> None:
+    job.input.mkdir()
+    (job.input / "kept").write_text("")
+    ended = job.run("process", f"ls {job.input}; echo $ALGORITHM_INPUT_PATH; echo $ALGORITHM_OUTPUT_PATH")
+    true_one = job.ml / "processing" / "input"
+    assert ended.stdout.decode() == f"kept\n{true_one}\n{job.output}\n"
+    assert ended.stderr.decode() == f"longshore: {job.input} does not lead to {true_one}: Directory not empty\n"
+    assert (job.input / "kept").exists()
+
+
+def test_what_a_program_puts_in_the_place_of_a_link_stays(job: Job) -> None:
+    ended = job.run("process", f"rm {job.output}; mkdir {job.output}; touch {job.output}/own")
+    assert ended.returncode == 0
+    assert (job.output / "own").exists()
+
+
+def test_the_folders_of_the_jobs_outputs_are_there(job: Job) -> None:
+    outputs: list[Any] = [
+        {"OutputName": name, "S3Output": {"S3Uri": "s3://b/k", "LocalPath": path}, "more": 1}
+        for name, path in (("a", "/opt/ml/processing/a"), ("b", "/opt/ml/processing/x/b"), ("c", "/elsewhere/c"))
+    ]
+    odd = [
+        None,
+        {},
+        {"S3Output": None},
+        {"S3Output": {"LocalPath": None}},
+        {"S3Output": {"LocalPath": "/opt/ml/../../x"}},
+    ]
+    job.config("processingjobconfig.json", {"ProcessingOutputConfig": {"Outputs": [*outputs, *odd]}}, "config")
+    ended = job.run("process", f"touch {job.ml}/processing/a/1 {job.ml}/processing/x/b/1")
+    assert ended.returncode == 0, ended.stderr
+    assert not Path("/elsewhere").exists()
+
+
+@pytest.mark.parametrize(
+    "content", ["", "null", "{}", '{"ProcessingOutputConfig": null}', '{"ProcessingOutputConfig": []}']
+)
+def test_a_configuration_that_says_little_is_enough(job: Job, content: str) -> None:
+    job.config("processingjobconfig.json", content, "config")
+    assert job.run("process", "exit 0").returncode == 0
+
+
+def test_a_configuration_that_is_not_json_fails_the_job_and_is_named(job: Job) -> None:
+    job.config("processingjobconfig.json", "{", "config")
+    assert job.run("process", "exit 0").returncode == 78
+    assert job.message.read_text().endswith("processingjobconfig.json is not JSON")
+
+
+def test_credentials_are_passed_and_our_own_variables_withheld(job: Job) -> None:
+    told = job.run("process", ["env", "-0"]).stdout.decode()
+    assert "AWS_ACCESS_KEY_ID=AKIAEXAMPLE\0" in told
+    assert KEY.hex() not in told
+    assert "ALGORITHM_ENTRYPOINT" not in told
+
+
+def test_nothing_is_removed(job: Job) -> None:
+    before = job.ml / "processing" / "output" / "before"
+    before.parent.mkdir(parents=True)
+    before.write_text("")
+    (job.ml / "model").mkdir()
+    (job.ml / "model" / "model").write_text("")
+    assert job.run("process", "exit 0").returncode == 0
+    assert before.exists()
+    assert (job.ml / "model" / "model").exists()
+
+
+# -- what it prints, and how it ends
+
+
+def test_output_passes_byte_for_byte(job: Job) -> None:
+    script = "import os; [os.write(n, bytes(range(256)) * 9 + b'\\r1%\\r') for n in (1, 2)]"
+    ended = job.run("process", [sys.executable, "-c", script])
+    assert ended.stdout == ended.stderr == bytes(range(256)) * 9 + b"\r1%\r"
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "message"),
+    [
+        ("exit 0", 0, None),
+        ("echo why >&2; exit 3", 3, "The algorithm ended with exit code 3\nwhy"),
+        ("kill -9 $$", 137, "The algorithm was killed; it may have used more memory than there is (exit code 137)"),
+    ],
+)
+def test_the_exit_code_is_the_algorithms_own_and_the_message_says_why(
+    job: Job, script: str, code: int, message: str | None
+) -> None:
+    assert job.run("process", script).returncode == code
+    assert (job.message.read_text() if job.message.exists() else None) == message
+
+
+@pytest.mark.parametrize("code", [0, 3])
+@pytest.mark.parametrize(
+    ("written", "kept"),
+    [
+        (b"fine", b"fine"),
+        ("ü" * 512, "ü" * 512),
+        (b"caf\xe9", "caf\ufffd"),
+        (b"x" + "ü".encode() * 600, "x" + "ü" * 511),
+        (b"\xff" * 2000, "\ufffd" * 341),
+    ],
+)
+def test_the_algorithms_own_message_stays_as_far_as_sagemaker_takes_it(
+    job: Job, written: bytes | str, kept: bytes | str, code: int
+) -> None:
+    (job.root / "words").write_bytes(written if isinstance(written, bytes) else written.encode())
+    assert job.run("process", f"cp {job.root}/words {job.message}; exit {code}").returncode == code
+    assert job.message.read_bytes() == (kept if isinstance(kept, bytes) else kept.encode())
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_both_signals_are_passed_on(job: Job, signum: int) -> None:
+    process = job.start("process", [algorithm("saves_a_checkpoint_on_sigterm")], cwd=job.root, env={"CODE": "9"})
+    assert process.stdout.readline() == b"running\n"
+    process.send_signal(signum)
+    process.communicate(timeout=DEADLINE_SECONDS)
+    assert process.returncode == 9
+    assert (job.root / "parent").exists()
+    name = signal.Signals(signum).name
+    assert job.message.read_text().startswith(f"The algorithm ended with exit code 9, after {name} had asked it to end")
+
+
+def test_without_a_command_the_exit_is_78_and_the_message_says_so(job: Job) -> None:
+    assert job.run("process", None).returncode == 78
+    assert job.message.read_text().startswith("ALGORITHM_ENTRYPOINT: names no command")
+
+
+def test_input_that_the_algorithms_user_may_not_read_is_said(job: Job) -> None:
+    folder = job.ml / "processing" / "input"
+    folder.mkdir(parents=True)
+    closed = f"longshore: {folder} is closed to others than its owner, and the algorithm is "
+    for mode, uid, is_said in ((0o700, os.geteuid() + 12345, True), (0o755, os.geteuid() + 12345, False)):
+        folder.chmod(mode)
+        ended = job.run("process", ["/bin/true"], env={"ALGORITHM_USER": str(uid)})
+        assert (closed + str(uid) in ended.stderr.decode()) == is_said
