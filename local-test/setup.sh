@@ -1,33 +1,60 @@
 # shellcheck shell=bash
-# What demo.sh and tests/run.sh need on this machine: nginx, and Python packages in .venv. A library: source it.
+# What the scripts here and tests/run.sh need on this machine: nginx, and Python packages in .venv. A library: source it.
 
 checkout=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 venv=$checkout/.venv
 
+# shellcheck source=log.sh
+source "$checkout/local-test/log.sh"
+
 # On Debian an ordinary user's PATH lacks the folders where nginx may be.
 export PATH=$PATH:/usr/local/sbin:/usr/sbin
 
-log() { printf '==> %s\n' "$*" >&2; }
-
-die() {
-  printf '%s: %s\n' "${0##*/}" "$*" >&2
-  exit 1
-}
-
-# End on a signal, at once and as a whole: a command that the signal interrupted has not simply failed.
-end_on_signals() {
-  trap 'exit 129' HUP
-  trap 'exit 130' INT
-  trap 'exit 143' TERM
+# Become a Python program of this folder, with the arguments of its script, once this machine has what that needs.
+run_local() {
+  local program=$checkout/local-test/$1 argument
+  shift
+  end_on_signals
+  for argument in "$@"; do
+    case $argument in
+      --) break ;;
+      -h | --help)
+        find_python
+        exec "$python" "$program" --help
+        ;;
+    esac
+  done
+  # In Docker nginx is the image's.
+  case " $* " in
+    *' --host '*) need_programs ;;
+    *) need_python ;;
+  esac
+  need_packages requirements.txt local-test/requirements.txt
+  # From here on Python: bash can lose a child when a signal meets it at the wrong moment.
+  exec "$venv/bin/python" "$program" "$@"
 }
 
 # Set python to a Python that is new enough, and see that it can make virtual environments and that nginx is there.
 need_programs() {
-  local missing=()
   find_python
-  # Debian ships this module in a package of its own, which is named after the command.
-  "$python" -c 'import ensurepip' 2>/dev/null || missing+=("${python##*/}-venv")
-  command -v nginx >/dev/null || missing+=(nginx-light)
+  install_what_is_missing "$(missing_venv)" "$(missing_nginx)"
+}
+
+need_python() {
+  find_python
+  install_what_is_missing "$(missing_venv)"
+}
+
+# Debian ships this module in a package of its own, which is named after the command.
+missing_venv() { "$python" -c 'import ensurepip' 2>/dev/null || printf '%s-venv' "${python##*/}"; }
+
+missing_nginx() { command -v nginx >/dev/null || printf nginx-light; }
+
+install_what_is_missing() {
+  local name missing=()
+  for name in "$@"; do
+    [[ -z $name ]] || missing+=("$name")
+  done
   ((${#missing[@]} == 0)) || install_debian_packages "${missing[@]}"
 }
 
@@ -62,6 +89,7 @@ install_debian_packages() {
     "${install[@]}"
     # Nor is every boot from now on to start a web server that nobody asked for.
     [[ " $* " != *" nginx-light "* ]] || update-rc.d nginx disable
+    [[ " $* " != *" docker-registry "* ]] || update-rc.d docker-registry disable
   ) >&2
 }
 

@@ -5,7 +5,7 @@ set -euo pipefail
 source "$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)/../local-test/setup.sh"
 
 # What mypy does not find by itself: the executables have no ending.
-executables=(longshore serve invoke)
+executables=(longshore serve train process invoke)
 
 usage() {
   cat <<'END'
@@ -14,7 +14,9 @@ Usage: run.sh [PYTEST-ARGUMENT ...]
 Set up what the tests need in .venv of the checkout, and run all checks and tests: ruff, mypy and shellcheck, then
 pytest over tests/. With arguments only pytest is run, with these: `run.sh tests/unit`, `run.sh -k zip`.
 
-nginx is installed where that is allowed; else it is said how. Exit code 0 means that everything passed.
+nginx is installed where that is allowed; else it is said how. The tests of the image need a Docker engine, what
+docker-registry and docker-compose are called in Debian, and the network: without an engine they are left out, which is
+said, unless CI=true. Exit code 0 means that everything else passed.
 END
 }
 
@@ -30,6 +32,8 @@ main() {
   need_packages requirements.txt local-test/requirements.txt tests/requirements.txt
   # Its package is for another Python only; it runs on this one all the same.
   venv=$checkout/.venv-shim PIP_IGNORE_REQUIRES_PYTHON=1 need_packages tests/compat/requirements.txt tests/compat/shim.txt
+  left_out=()
+  ! wants_image_tests "$@" || need_image_tools
   forget_aws
   cd "$checkout"
   if (($# == 0)); then
@@ -43,8 +47,41 @@ main() {
   # A folder of this run alone: pytest would clean up after other runs, and stumble over what is very deep there.
   scratch=$(mktemp -d)
   trap 'rm -rf "$scratch"' EXIT
-  step 'Tests' "$venv/bin/python" -m pytest --basetemp "$scratch/tests" "$@"
-  log 'All checks and tests passed'
+  step 'Tests' "$venv/bin/python" -m pytest --basetemp "$scratch/tests" "${left_out[@]}" "$@"
+  if ((${#left_out[@]})); then
+    log 'Passed, but LEFT OUT: tests/image, because no Docker engine answers'
+  else
+    log 'All checks and tests passed'
+  fi
+}
+
+# Tell whether tests of the image may be among those that these arguments of pytest choose.
+wants_image_tests() {
+  local argument others=no
+  for argument in "$@"; do
+    case $argument in
+      *tests/image*) return ;;
+      *tests/*) others=yes ;;
+    esac
+  done
+  [[ $others == no ]]
+}
+
+# An engine, a registry, the command that the SageMaker SDK starts containers with, and two clients that no one here
+# wrote, each in an environment of its own.
+need_image_tools() {
+  local name missing=()
+  if ! docker info >/dev/null 2>&1; then
+    [[ ${CI-} != true ]] || die 'The tests of the image need a Docker engine, and none answers.'
+    left_out=(--ignore=tests/image)
+    return
+  fi
+  for name in docker-registry docker-compose; do
+    command -v "$name" >/dev/null || missing+=("$name")
+  done
+  ((${#missing[@]} == 0)) || install_debian_packages "${missing[@]}"
+  venv=$checkout/.venv-aws need_packages tests/image/awscli.txt
+  venv=$checkout/.venv-sdk need_packages tests/image/sdk/requirements.txt
 }
 
 # Run one step, and say which it was when it fails.

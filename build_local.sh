@@ -1,0 +1,323 @@
+#!/usr/bin/env bash
+# For bash 3.2 and BSD's tools too, as on a Mac.
+set -euo pipefail
+
+checkout=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+
+# shellcheck source=local-test/log.sh
+source "$checkout/local-test/log.sh"
+
+usage() {
+  cat <<'END'
+Usage: build_local.sh [--dry-run] NAME [DIR]
+       build_local.sh --check IMAGE
+
+Build the image NAME for SageMaker from the Dockerfile in DIR; without DIR, the image of Longshore itself, which others
+inherit. Any Dockerfile on Debian or Ubuntu will do: where it does not say FROM Longshore's image, Longshore is put on
+top, and its ENTRYPOINT, CMD and USER become the algorithm's. What would not run on SageMaker is named, and NAME is
+given to an image without faults only.
+
+  --check IMAGE   build nothing, and name what is wrong with an image that is there
+  --dry-run       print the commands, and run none
+  --help          show this text
+
+LONGSHORE_BUILD_ARGS is for further arguments of `docker build`, with spaces between them. The last line on stdout is
+NAME; all else goes to stderr. Exit code 0: built. 1: a step failed, or there are faults. 64: the arguments are wrong.
+END
+}
+
+platform=linux/amd64
+default_command='["longshore","usage"]'
+
+# An image alone, as SageMaker takes it: a builder's attestations would make an index of it.
+export BUILDX_NO_DEFAULT_ATTESTATIONS=1
+
+main() {
+  local mode=build
+  name='' directory=''
+  read_arguments "$@"
+  end_on_signals
+  if [[ $mode == dry-run ]]; then
+    print_commands
+    return
+  fi
+  need_docker
+  if [[ $mode == check ]]; then
+    check_image "$name"
+    return
+  fi
+  # A name of this run alone: BuildKit builds from names only.
+  work=longshore-build:$$-$RANDOM
+  trap remove_work EXIT
+  if [[ -z $directory ]]; then
+    log "Building Longshore's image"
+    build_longshore "$work-final" || die "Longshore's image could not be built; docker says why above."
+    check_image "$work-final" --base
+  else
+    build_authors
+    check_image "$work-final"
+  fi
+  docker tag "$work-final" "$name"
+  printf '%s\n' "$name"
+}
+
+read_arguments() {
+  while (($#)); do
+    case $1 in
+      -h | --help)
+        usage
+        exit
+        ;;
+      --dry-run) mode=dry-run ;;
+      --check) mode=check ;;
+      -*) wrong_arguments "There is no option $1." ;;
+      *)
+        if [[ -z $name ]]; then
+          name=$1
+        elif [[ -z $directory && $mode != check ]]; then
+          directory=$1
+        else
+          wrong_arguments "There is one argument too many: $1"
+        fi
+        ;;
+    esac
+    shift
+  done
+  [[ -n $name ]] || wrong_arguments 'The name of the image is missing.'
+  [[ $name =~ ^[a-z0-9][a-z0-9._/:-]*[A-Za-z0-9_.-]*$ ]] ||
+    wrong_arguments "$name can not be the name of an image: it has lower case letters, digits and . _ - / only."
+  [[ -z $directory || -d $directory ]] || die "There is no folder $directory."
+  [[ -z $directory || -f $directory/Dockerfile ]] || die "There is no Dockerfile in $directory."
+}
+
+wrong_arguments() {
+  printf '%s: %s\n\n' "${0##*/}" "$*" >&2
+  usage >&2
+  exit 64
+}
+
+need_docker() {
+  command -v docker >/dev/null || die 'Docker is needed, and there is no command of that name on PATH: install it.'
+  docker version --format '{{.Server.Version}}' >/dev/null ||
+    die 'Docker does not answer: start it, or set DOCKER_HOST to where it runs.'
+}
+
+# --- building
+
+build_authors() {
+  log "Building $directory"
+  build "$work-author" "$directory" || explain_failed_build
+  refuse_triggers
+  if holds_longshore "$work-author"; then
+    docker tag "$work-author" "$work-whole"
+  else
+    log 'It does not hold Longshore, which is put on top'
+    build_longshore "$work-whole" --build-arg "BASE_IMAGE=$work-author" ||
+      die "Longshore could not be put on top of $directory's image; docker says why above."
+  fi
+  record_commands
+}
+
+# build TAG DIR [ARGUMENT ...]
+build() {
+  local tag=$1 context=$2
+  shift 2
+  # shellcheck disable=SC2086 # words
+  run docker build --platform "$platform" ${LONGSHORE_BUILD_ARGS-} --tag "$tag" "$@" "$context"
+}
+
+# build_longshore TAG [ARGUMENT ...]
+build_longshore() {
+  local tag=$1
+  shift
+  build "$tag" "$checkout" --build-arg "VERSION=$(version)" --build-arg "REVISION=$(revision)" \
+    --build-arg "SOURCE=$(source_address)" "$@"
+}
+
+version() { sed -n 's/^VERSION = "\(.*\)"$/\1/p' "$checkout/container/model_server/__init__.py"; }
+
+revision() { git -C "$checkout" describe --always --dirty --abbrev=40 --exclude '*' 2>/dev/null || true; }
+
+# Where the checkout came from, without a password that the address may hold.
+source_address() { git -C "$checkout" remote get-url origin 2>/dev/null | sed 's#://[^/@]*@#://#' || true; }
+
+explain_failed_build() {
+  local image
+  for image in $(longshores_of_dockerfile); do
+    docker image inspect "$image" >/dev/null 2>&1 ||
+      die "$directory could not be built; there is no image $image here: build it first with \`build_local.sh $image\`."
+  done
+  die "$directory could not be built; docker says why above."
+}
+
+# Print what a Dockerfile may inherit from and is Longshore's by its name.
+longshores_of_dockerfile() {
+  sed -n -e 's/^[[:space:]]*[Ff][Rr][Oo][Mm][[:space:]]\{1,\}\([a-z0-9./:_-]*longshore[a-z0-9./:_-]*\).*/\1/p' \
+    -e 's/^[[:space:]]*[Aa][Rr][Gg][[:space:]]\{1,\}[A-Za-z_]*=\([a-z0-9./:_-]*longshore[a-z0-9./:_-]*\).*/\1/p' \
+    "$directory/Dockerfile"
+}
+
+refuse_triggers() {
+  [[ $(list_of "$work-author" OnBuild) == '[]' ]] ||
+    die "$directory's image has ONBUILD instructions, and they would run when it is completed: write them out instead."
+}
+
+holds_longshore() { [[ -n $(label_of "$1" longshore.version) ]]; }
+
+# --- what the author's ENTRYPOINT, CMD and USER say, as the variables that Longshore reads
+
+# SageMaker calls `docker run IMAGE serve`: an ENTRYPOINT would swallow it and a CMD be replaced by it, and the server
+# needs to be root to become the algorithm's user.
+record_commands() {
+  local dockerfile="FROM $work-whole"
+  record_command
+  record_user
+  restore_stop_signal
+  add 'ENTRYPOINT []' "CMD $default_command" 'USER root'
+  finish <<<"$dockerfile" || die 'The image could not be completed; docker says why above.'
+}
+
+finish() { run docker build --platform "$platform" --tag "$work-final" -; }
+
+record_command() {
+  local entrypoint cmd words=
+  entrypoint=$(list_of "$work-author" Entrypoint)
+  cmd=$(list_of "$work-author" Cmd)
+  [[ $cmd != "$default_command" ]] || cmd='[]'
+  [[ $entrypoint == '[]' ]] || words="ENTRYPOINT $entrypoint"
+  [[ $cmd == '[]' ]] || words="${words:+$words, }CMD $cmd"
+  [[ -n $words ]] || return 0
+  if is_stated ALGORITHM_ENTRYPOINT || is_stated ALGORITHM_CMD; then
+    log "Left out, as the variables ALGORITHM_ENTRYPOINT and ALGORITHM_CMD are set: $words"
+    return
+  fi
+  # Over an image that this script has built, a new ENTRYPOINT replaces the CMD too, as in Docker.
+  [[ $entrypoint == '[]' ]] || record ALGORITHM_ENTRYPOINT "$entrypoint"
+  record ALGORITHM_CMD "$cmd"
+  log "What the algorithm runs, recorded as ALGORITHM_ENTRYPOINT and ALGORITHM_CMD: $words"
+  log 'The image has no ENTRYPOINT now, so that SageMaker can call serve and train'
+}
+
+record_user() {
+  local user
+  user=$(config_of "$work-author" User)
+  if is_root "$user"; then
+    return
+  elif is_stated ALGORITHM_USER; then
+    log "Left out, as the variable ALGORITHM_USER is set: USER $user"
+  else
+    record ALGORITHM_USER "$user"
+    log "Who the algorithm runs as, recorded as ALGORITHM_USER: USER $user; the server runs as root"
+  fi
+}
+
+restore_stop_signal() {
+  local signal
+  signal=$(config_of "$work-author" StopSignal)
+  case $signal in
+    '' | SIGTERM | 15) ;;
+    *)
+      log "Left out, as SageMaker stops the server by SIGTERM: STOPSIGNAL $signal"
+      add 'STOPSIGNAL SIGTERM'
+      ;;
+  esac
+}
+
+# Add lines to the Dockerfile that completes the image.
+add() { dockerfile+=$(printf '\n%s' "$@"); }
+
+# record VARIABLE VALUE: as a variable, and as a label that tells it from one that an author sets.
+record() {
+  local escape="s/'/\\\\u0027/g" value
+  # In single quotes a Dockerfile takes everything as it stands.
+  value=$(printf '%s' "$2" | sed "$escape")
+  add "ENV $1='$value'" "LABEL longshore.recorded.$1='$value'"
+}
+
+# Tell whether the author set a variable, rather than this script for an image that this one inherits from.
+is_stated() {
+  local value
+  value=$(docker image inspect --format '{{range .Config.Env}}{{println .}}{{end}}' "$work-author" | sed -n "s/^$1=//p")
+  [[ -n $value && $value != "$(label_of "$work-author" "longshore.recorded.$1")" ]]
+}
+
+# list_of IMAGE FIELD: as JSON.
+list_of() {
+  local value
+  value=$(docker image inspect --format "{{json .Config.$2}}" "$1")
+  [[ $value != null ]] || value='[]'
+  printf '%s' "$value"
+}
+
+# Engines leave out what an image does not have.
+config_of() { docker image inspect --format "{{with .Config.$2}}{{.}}{{end}}" "$1"; }
+
+label_of() { docker image inspect --format "{{with .Config.Labels}}{{index . \"$2\"}}{{end}}" "$1"; }
+
+is_root() { [[ -z $1 || $1 == 0 || $1 == root || $1 == 0:0 || $1 == root:root ]]; }
+
+# --- checking
+
+# check_image IMAGE [--base]
+check_image() {
+  local image=$1 faults=0 actual entrypoint
+  shift
+  log 'Checking what would not run on SageMaker'
+  docker image inspect "$image" >/dev/null || die "There is no image $image."
+  holds_longshore "$image" || die "$image does not hold Longshore: build it with build_local.sh."
+  actual=$(docker image inspect --format '{{.Os}}/{{.Architecture}}' "$image")
+  [[ $actual == "$platform" ]] ||
+    die "The image is for $actual, and SageMaker's machines are $platform: name no other platform in the Dockerfile."
+  entrypoint=$(list_of "$image" Entrypoint)
+  [[ $entrypoint == '[]' ]] || fault "ENTRYPOINT $entrypoint swallows the \`serve\` that SageMaker calls: see --help"
+  is_root "$(config_of "$image" User)" || fault 'USER is not root, as whom SageMaker runs containers: see --help'
+  run_check "$image" "$@" || faults=1
+  ((faults == 0)) || die 'This image would not run on SageMaker; what is wrong with it is above.'
+}
+
+# By our own Python: what is on PATH may be the author's.
+run_check() {
+  local image=$1
+  shift
+  run docker run --rm --network none --platform "$platform" --user 0 --entrypoint /opt/model-server/bin/python3 \
+    "$image" -Es /opt/program/longshore check "$@"
+}
+
+fault() {
+  printf '%s\n' "$*" >&2
+  faults=1
+}
+
+# --- running
+
+run() {
+  if [[ $mode == dry-run ]]; then
+    printf '+' >&2
+    printf ' %q' "$@" >&2
+    printf '\n' >&2
+  else
+    "$@" >&2
+  fi
+}
+
+print_commands() {
+  work=longshore-build:temporary
+  if [[ -z $directory ]]; then
+    build_longshore "$work-final"
+    run_check "$work-final" --base
+  else
+    build "$work-author" "$directory"
+    log 'If that does not hold Longshore'
+    build_longshore "$work-whole" --build-arg "BASE_IMAGE=$work-author"
+    log 'With ENTRYPOINT, CMD and USER recorded as variables'
+    finish
+    run_check "$work-final"
+  fi
+  run docker tag "$work-final" "$name"
+}
+
+remove_work() {
+  docker image rm --no-prune "$work-author" "$work-whole" "$work-final" >/dev/null 2>&1 || true
+}
+
+main "$@"

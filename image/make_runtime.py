@@ -1,0 +1,137 @@
+"""Make /opt/model-server: a Python and an nginx that depend on nothing of the image but glibc.
+
+Runs in the build stage of the Dockerfile, by the Python that is copied. The result is a virtual environment whose base
+is a copy of that Python, so neither the image's packages, nor its environment, nor what is installed later reaches it:
+
+    bin/        python3, nginx, launch
+    lib/        shared libraries; python3.X/site-packages: what requirements.txt names
+    python/     the Python that the environment is made from
+    licenses/   of the packages of the distribution that parts of this come from
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
+
+UNUSED_MODULES = {
+    *("__pycache__", "dist-packages", "test", "idlelib", "ensurepip", "lib2to3", "tkinter", "turtledemo"),
+    *("pydoc_data", "sqlite3", "curses", "dbm", "venv", "distutils"),
+}
+UNUSED_BUILD_FOLDER = re.compile(r"config-\d")
+UNUSED_EXTENSION = re.compile(r"(_tkinter|_curses|_curses_panel|_sqlite3|_?dbm|_gdbm|readline|nis|xx\w*|_test\w*)\.")
+"""Of the standard library: what has big files or needs further libraries, and is not used."""
+
+NGINX = "/usr/sbin/nginx"
+
+AWS_SERVICES = {"s3", "sts", "sso", "sso-oidc"}
+"""What botocore needs its data for: S3, and the ways to get credentials."""
+
+GLIBC = re.compile(r"ld-linux|(lib(c|m|dl|rt|pthread|resolv|util|anl|mvec|nss_\w+)\.so)")
+LOADED_BY_GLIBC = ("libgcc_s.so.1",)
+"""No program names it, but threads can't be ended without it."""
+
+
+def main(build: Path, target: Path) -> None:
+    copy_python(target)
+    install_packages(build, target)
+    shutil.copy(NGINX, target / "bin/nginx")
+    libraries = copy_libraries(target / "lib", list(programs(target)))
+    copy_licenses(target / "licenses", [os.path.realpath(sys.executable), NGINX, *libraries])
+    for path in list(programs(target)):
+        make_independent(path, target / "lib")
+    shutil.copy(build / "launch", target / "bin/launch")
+    (target / "bin/launch").chmod(0o755)  # the checkout's modes may be for its owner only
+    compile_modules(target)
+
+
+def copy_python(target: Path) -> None:
+    base = target / "python"
+    for folder in (base / "bin", target / "bin", target / "lib"):
+        folder.mkdir(parents=True)
+    shutil.copy(os.path.realpath(sys.executable), base / "bin" / VERSION)
+    shutil.copytree(sysconfig.get_path("stdlib"), base / "lib" / VERSION, ignore=unused_modules)
+    (target / "bin/python3").symlink_to(f"../python/bin/{VERSION}")
+    (target / "pyvenv.cfg").write_text(f"home = {base}/bin\ninclude-system-site-packages = false\n")
+
+
+def unused_modules(_: str, names: list[str]) -> list[str]:
+    return [
+        name
+        for name in names
+        if name in UNUSED_MODULES or UNUSED_EXTENSION.match(name) or UNUSED_BUILD_FOLDER.match(name)
+    ]
+
+
+def install_packages(build: Path, target: Path) -> None:
+    """Install with a pip that stays here, and leave out the data of services that are never called."""
+    requirements, packages = build / "requirements.txt", target / "lib" / VERSION / "site-packages"
+    pip = build / "pip"
+    run(sys.executable, "-m", "venv", pip)
+    options = "--quiet --disable-pip-version-check --no-cache-dir --no-compile --require-hashes --only-binary :all:"
+    run(pip / "bin/pip", "install", *options.split(), "--target", packages, "-r", requirements)
+    shutil.rmtree(packages / "bin")
+    for data in (packages / "botocore/data", packages / "boto3/data"):
+        for folder in filter(Path.is_dir, data.iterdir()):
+            if folder.name not in AWS_SERVICES:
+                shutil.rmtree(folder)
+
+
+def programs(folder: Path) -> Iterator[Path]:
+    """Yield the ELF files: programs, libraries and extension modules."""
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            with path.open("rb") as file:
+                if file.read(4) == b"\x7fELF":
+                    yield path
+
+
+def copy_libraries(target: Path, users: list[Path]) -> list[str]:
+    """Copy every library that these need, directly or not, under its name there, and return where they were."""
+    found = dict(re.findall(r"(\S+) => (/\S+)", run("ldd", *users)))
+    known = run("/sbin/ldconfig", "-p")
+    found |= {name: path for name, path in re.findall(r"(\S+) .*=> (/\S+)", known) if name in LOADED_BY_GLIBC}
+    found = {name: path for name, path in found.items() if not GLIBC.match(name)}
+    for name, path in found.items():
+        shutil.copy(path, target / name)
+    return list(found.values())
+
+
+def copy_licenses(target: Path, files: list[str]) -> None:
+    """Copy what the distribution says about the packages that these files are from."""
+    target.mkdir()
+    owned = run("dpkg-query", "--search", *(f"*/{os.path.basename(os.path.realpath(path))}" for path in files))
+    for package in set(re.findall(r"^([^:, ]+)(?::\w+)?: /", owned, re.MULTILINE)):
+        copyright_file = Path("/usr/share/doc", package, "copyright")
+        if copyright_file.exists():  # slim images leave some out
+            shutil.copy(copyright_file, target / package)
+
+
+def make_independent(path: Path, libraries: Path) -> None:
+    """Have a program look for libraries in our folder first.
+
+    As DT_RPATH: the newer DT_RUNPATH comes after LD_LIBRARY_PATH, which images set for themselves.
+    """
+    run("strip", "--strip-unneeded", path)
+    run("patchelf", "--force-rpath", "--set-rpath", f"$ORIGIN/{os.path.relpath(libraries, path.parent)}", path)
+
+
+def compile_modules(target: Path) -> None:
+    """Write bytecode that is never compared with its source: nothing here changes, but the times of files do."""
+    folders = [target / "python/lib", target / "lib" / VERSION]
+    python = target / "bin/python3"
+    run(python, "-BI", "-m", "compileall", "-q", "-f", "-j", "0", "--invalidation-mode", "unchecked-hash", *folders)
+
+
+def run(*command: str | Path) -> str:
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+if __name__ == "__main__":
+    main(Path(__file__).parent, Path("/opt/model-server"))

@@ -1,0 +1,153 @@
+"""The image as it is: what it adds to its base, and that it runs wherever SageMaker and careful people run it."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from docker_rig import DEBIAN, PROJECT, docker, eventually, inspected, run_once, running, serving
+
+from model_server import VERSION
+
+if TYPE_CHECKING:
+    from tests.conftest import Bucket
+
+MEGABYTE = 1_000_000
+CONTAINER = PROJECT / "container"
+ECHOES = [
+    *("--volume", f"{PROJECT}/tests/algorithms:/algorithms:ro"),
+    *("--env", 'ALGORITHM_ENTRYPOINT=["/algorithms/echoes_input"]', "--env", "MODEL_SERVER_WORKERS=2"),
+]
+"""The options of a container whose algorithm gives back its inputs."""
+
+OPTIONS = {
+    "read-only": ["--read-only", "--tmpfs", "/input", "--tmpfs", "/output"],
+    "read-only-with-volumes": ["--read-only", "--volume", "/input", "--volume", "/output"],
+    "no-capabilities": ["--cap-drop", "ALL"],
+    "no-new-privileges": ["--security-opt", "no-new-privileges"],
+    "user": ["--user", "1000"],
+    "user-and-group": ["--user", "1000:1000"],
+    "pids-limit": ["--pids-limit", "128"],
+    "memory": ["--memory", "256m", "--memory-swap", "256m"],
+    "small-shm": ["--shm-size", "1m"],
+    "other-folder": ["--workdir", "/srv/of/the/author"],
+    "all": [
+        *("--read-only", "--tmpfs", "/input", "--tmpfs", "/output", "--cap-drop", "ALL", "--user", "1000:1000"),
+        *("--pids-limit", "128", "--memory", "256m", "--memory-swap", "256m"),
+    ],
+}
+
+
+def test_it_adds_at_most_80_mb_to_its_base(base_image: str) -> None:
+    assert inspected(base_image)["Size"] - inspected(DEBIAN)["Size"] <= 80 * MEGABYTE
+
+
+def test_its_configuration_is_the_bases_but_for_what_it_says(base_image: str) -> None:
+    base, ours = inspected(DEBIAN)["Config"], inspected(base_image)["Config"]
+    assert not ours["Entrypoint"]  # it would swallow `serve`
+    assert ours["Cmd"] == ["longshore", "usage"]
+    assert ours["User"] in ("", "root")
+    assert ours["WorkingDir"] == base["WorkingDir"]
+    assert set(ours["Env"]) - set(base["Env"]) == {
+        "PYTHONUNBUFFERED=1",
+        "NVIDIA_VISIBLE_DEVICES=all",
+        "NVIDIA_DRIVER_CAPABILITIES=compute,utility",
+    }
+    assert set(base["Env"]) <= set(ours["Env"])
+
+
+def test_its_labels_say_what_it_is(base_image: str) -> None:
+    labels = inspected(base_image)["Config"]["Labels"]
+    assert labels["org.opencontainers.image.version"] == labels["longshore.version"] == VERSION
+    assert {"org.opencontainers.image.source", "org.opencontainers.image.revision"} <= labels.keys()
+    assert labels["com.amazonaws.sagemaker.capabilities.accept-bind-to-port"] == "true"
+
+
+def programs_on_path(image: str) -> set[str]:
+    script = 'IFS=:; for folder in $PATH; do ls "$folder"; done 2>/dev/null'
+    return set(docker("run", "--rm", image, "sh", "-c", script).split())
+
+
+def test_nothing_appears_on_path_but_the_executables_of_the_program(base_image: str) -> None:
+    executables = {path.name for path in CONTAINER.iterdir() if path.is_file() and not path.suffix}
+    assert programs_on_path(base_image) - programs_on_path(DEBIAN) == executables
+    assert {"serve", "train", "process", "invoke", "longshore"} <= executables
+
+
+def files_of(image: str) -> set[str]:
+    listing = ["find", "/", "(", "-path", "/proc", "-o", "-path", "/sys", "-o", "-path", "/dev", ")", "-prune"]
+    return set(docker("run", "--rm", image, *listing, "-o", "-print").splitlines())
+
+
+def test_nothing_is_added_beside_its_own_folders(base_image: str) -> None:
+    bases, ours = files_of(DEBIAN), files_of(base_image)
+    assert bases <= ours
+    added = {path for path in ours - bases if not path.startswith(("/opt/model-server", "/opt/program"))}
+    assert {path for path in added if Path(path).parent != Path("/usr/local/bin")} == {"/input", "/output"}
+
+
+@pytest.mark.parametrize("command", [[], ["longshore", "usage"]], ids=["plain", "usage"])
+def test_without_a_command_it_says_how_it_is_used_and_exits_with_64(base_image: str, command: list[str]) -> None:
+    ended = run_once(base_image, *command)
+    assert ended.code == 64
+    assert ended.stdout == ""
+    for name in ("serve", "train", "process", "invoke"):
+        assert f"docker run IMAGE {name}" in ended.stderr
+
+
+def test_in_a_processing_job_without_a_command_it_processes(base_image: str, tmp_path: Path) -> None:
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/processingjobconfig.json").write_text("{}")
+    ended = run_once(
+        base_image, options=["--volume", f"{tmp_path}:/opt/ml", "--env", "ALGORITHM_ENTRYPOINT=echo processed"]
+    )
+    assert (ended.code, ended.stdout) == (0, "processed\n"), ended.stderr
+
+
+def test_the_licenses_of_what_it_is_made_of_are_in_it(base_image: str) -> None:
+    licenses = docker("run", "--rm", base_image, "ls", "/opt/model-server/licenses").split()
+    assert "nginx" in licenses
+    assert any(name.startswith("python3") for name in licenses)
+
+
+def test_serve_without_a_program_says_what_is_missing(base_image: str) -> None:
+    ended = run_once(base_image, "serve")
+    assert ended.code == 78
+    assert "ALGORITHM_ENTRYPOINT" in ended.stderr
+
+
+def run_a_task(image: str, bucket: "Bucket", options: Sequence[str]) -> None:
+    """Run one task over HTTP and S3, and stop the container as SageMaker does."""
+    bucket.put("scan.mha", b"\0scan\xff")
+    with serving(image, options) as container:
+        container.run(bucket.task("1", [bucket.item("images/scan.mha", "scan.mha")]))
+        assert bucket.get("/out/1/images/scan.mha") == b"\0scan\xff"
+        assert container.stop() == 0, container.log()
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_a_task_runs_in_a_restricted_container(
+    base_image: str, bucket: "Bucket", s3_options: list[str], options: list[str]
+) -> None:
+    run_a_task(base_image, bucket, [*s3_options, *ECHOES, *options])
+
+
+def test_ping_is_answered_without_a_network(base_image: str) -> None:
+    asks = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:8080/ping', timeout=5).status)"
+    with running(base_image, "serve", options=[*ECHOES, "--network", "none"]) as container:
+        eventually(lambda: "Serving on port 8080" in container.log() or not container.state["Running"], "a start")
+        assert container.execute("/opt/model-server/bin/python3", "-Es", "-c", asks) == "200"
+        assert container.stop() == 0
+
+
+def test_edited_code_runs_from_a_read_only_mount(base_image: str, tmp_path: Path) -> None:
+    edited = shutil.copytree(CONTAINER, tmp_path / "container", ignore=shutil.ignore_patterns("__pycache__"))
+    (edited / "model_server/usage.py").write_text('USAGE, PROCESSING_JOB = "edited", "none"\n')
+    assert run_once(base_image, options=["--volume", f"{edited}:/opt/program:ro"]).stderr == "edited"
+
+
+def test_the_checkouts_code_serves_from_a_read_only_mount(
+    base_image: str, bucket: "Bucket", s3_options: list[str]
+) -> None:
+    run_a_task(base_image, bucket, [*s3_options, *ECHOES, "--volume", f"{CONTAINER}:/opt/program:ro"])

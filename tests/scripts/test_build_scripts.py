@@ -1,0 +1,135 @@
+"""build_local.sh and build_and_push.sh where no Docker is needed: their arguments, their texts and their shell."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+BUILD_LOCAL = PROJECT / "build_local.sh"
+BUILD_AND_PUSH = PROJECT / "build_and_push.sh"
+SCRIPTS = [BUILD_LOCAL, BUILD_AND_PUSH]
+SHELL_FILES = [*SCRIPTS, PROJECT / "local-test/log.sh"]
+
+NOT_IN_BASH_3_2 = {
+    "associative and name-reference arrays": r"\b(declare|local|typeset)\s+-[a-zA-Z]*[Angu]",
+    "mapfile and readarray": r"\b(mapfile|readarray)\b",
+    "case conversion": r"\$\{\w+(\[[^]]*\])?(,|\^|@[A-Za-z])",
+    "coproc, wait -n and lastpipe": r"\bcoproc\b|\bwait -n\b|\blastpipe\b",
+    "|& and &>>": r"\|&|&>>",
+    "a time by printf": r"%\([^)]*\)T",
+    "tests of variables": r"\[\[ -[vR] ",
+    "negative places": r"\$\{\w+\[-|\$\{\w+: ?-?\w+: ?-\d",
+    "an array that may be empty, under set -u": r'(?<!\+)"?\$\{(?!#)\w+\[[@*]\]\}',
+    "newer variables": r"\b(EPOCHSECONDS|EPOCHREALTIME|SRANDOM|BASHPID|BASH_ARGV0)\b",
+    "named descriptors": r"\bexec \{\w+\}",
+}
+NOT_IN_BSD_TOOLS = {
+    "sed -i, -r and GNU's escapes": r"\bsed\s+(-\w*[ir]|--)|\bsed\b.*\\[+?|sSwW]",
+    "grep -P": r"\bgrep\s+-\w*P",
+    "readlink -f and realpath": r"\breadlink -[fe]|\brealpath\b",
+    "mktemp with GNU's options": r"\bmktemp\s+(-\w*[pu]|--)",
+    "base64, sha256sum, date and stat with GNU's options": r"\bbase64 -w|\bsha256sum\b|\bdate (-d|--)|\bstat -c",
+    "timeout, tac, nproc and setsid": r"(^|[|;&]\s*)(timeout|tac|nproc|setsid)\b",
+    "cp and ln with GNU's options": r"\b(cp|ln) --|\bcp -[a-zA-Z]*[aut]\b",
+    "xargs -r and sort -V": r"\bxargs -r|\bsort -\w*V",
+    "programs that a laptop need not have": r"(?<!/)\b(jq|python3?|perl)\b ",
+}
+
+
+def run(script: Path, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([script, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_help_is_on_stdout_and_fits_a_terminal(script: Path) -> None:
+    done = run(script, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"Usage: {script.name} [")
+    assert max(map(len, done.stdout.splitlines())) <= 120
+    for option in re.findall(r"^\s+(--[\w-]+)\)|^\s+-h \| (--help)\)", script.read_text(), re.MULTILINE):
+        assert "".join(option) in done.stdout
+    assert run(script, "-h").stdout == done.stdout
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "words"),
+    [
+        (BUILD_LOCAL, [], "The name of the image is missing."),
+        (BUILD_LOCAL, ["--fast", "name"], "There is no option --fast."),
+        (BUILD_LOCAL, ["name", ".", "third"], "There is one argument too many: third"),
+        (BUILD_LOCAL, ["--check", "name", "."], "There is one argument too many: ."),
+        (BUILD_LOCAL, ["Name"], "Name can not be the name of an image"),
+        (BUILD_LOCAL, ["a name"], "a name can not be the name of an image"),
+        (BUILD_AND_PUSH, [], "The name of the repository is missing."),
+        (BUILD_AND_PUSH, ["--fast", "name"], "There is no option --fast."),
+        (BUILD_AND_PUSH, ["name", ".", "third"], "There is one argument too many: third"),
+        (BUILD_AND_PUSH, ["--check", "name", "."], "There is one argument too many: ."),
+        (BUILD_AND_PUSH, ["name:tag"], "name:tag can not be the name of a repository"),
+        (BUILD_AND_PUSH, ["--tag", "a b", "name"], "a b can not be a tag."),
+        (BUILD_AND_PUSH, ["name", "--tag"], "--tag needs a value."),
+        (BUILD_AND_PUSH, ["--region"], "--region needs a value."),
+    ],
+)
+def test_a_wrong_argument_is_refused_with_the_usage(script: Path, arguments: list[str], words: str) -> None:
+    usage = run(script, "--help").stdout
+    done = run(script, *arguments)
+    assert (done.returncode, done.stdout) == (64, "")
+    assert done.stderr.startswith(f"{script.name}: {words}")
+    assert done.stderr.endswith(usage)
+
+
+def test_a_folder_without_a_dockerfile_is_named(tmp_path: Path) -> None:
+    for folder, words in ((tmp_path, f"There is no Dockerfile in {tmp_path}."), (tmp_path / "x", "There is no folder")):
+        done = run(BUILD_LOCAL, "name", folder)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert words in done.stderr
+
+
+def test_a_missing_docker_is_named(tmp_path: Path) -> None:
+    (tmp_path / "dirname").symlink_to("/usr/bin/dirname")
+    done = subprocess.run(
+        ["/bin/bash", BUILD_LOCAL, "name"], env={"PATH": str(tmp_path)}, capture_output=True, text=True, timeout=30
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "Docker is needed, and there is no command of that name on PATH: install it." in done.stderr
+
+
+@pytest.mark.parametrize("path", SHELL_FILES, ids=lambda path: path.name)
+def test_nothing_is_newer_than_bash_3_2_or_gnus_alone(path: Path) -> None:
+    """What Apple ships; no such bash is at hand here, so what it lacks is looked for by its spelling."""
+    found = [
+        f"{number}: {what}: {line.strip()}"
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        for what, pattern in (NOT_IN_BASH_3_2 | NOT_IN_BSD_TOOLS).items()
+        if not line.lstrip().startswith("#") and re.search(pattern, line)
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("what", NOT_IN_BASH_3_2 | NOT_IN_BSD_TOOLS)
+def test_what_is_looked_for_would_be_found(what: str) -> None:
+    examples = {
+        "associative and name-reference arrays": "local -A places",
+        "mapfile and readarray": "mapfile -t lines",
+        "case conversion": "${name,,}",
+        "coproc, wait -n and lastpipe": "wait -n",
+        "|& and &>>": "a |& b",
+        "a time by printf": "printf '%(%s)T'",
+        "tests of variables": "[[ -v name ]]",
+        "negative places": "${list[-1]}",
+        "an array that may be empty, under set -u": '"${list[@]}"',
+        "newer variables": "$EPOCHSECONDS",
+        "named descriptors": "exec {lock}>file",
+        "sed -i, -r and GNU's escapes": "sed -r 's/a/b/'",
+        "grep -P": "grep -qP a",
+        "readlink -f and realpath": "readlink -f .",
+        "mktemp with GNU's options": "mktemp --tmpdir",
+        "base64, sha256sum, date and stat with GNU's options": "base64 -w 0",
+        "timeout, tac, nproc and setsid": "timeout 3 true",
+        "cp and ln with GNU's options": "cp -a a b",
+        "xargs -r and sort -V": "sort -V",
+        "programs that a laptop need not have": "jq .",
+    }
+    assert re.search((NOT_IN_BASH_3_2 | NOT_IN_BSD_TOOLS)[what], examples[what])
