@@ -17,7 +17,7 @@ DEADLINE_SECONDS = 60.0
 def checkout(tmp_path: Path) -> Path:
     """A copy of the project in a folder with a space in its path, with the packages that are installed already."""
     copy = tmp_path / "a checkout"
-    ignored = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", ".hypothesis", "tests")
+    ignored = shutil.ignore_patterns(".git", ".venv*", "__pycache__", ".*_cache", ".hypothesis", "tests")
     shutil.copytree(PROJECT, copy, ignore=ignored)
     (copy / ".venv").symlink_to(PROJECT / ".venv")
     return copy

@@ -1,0 +1,140 @@
+"""Jobs in Docker, each in a container of its own that does not outlive the script."""
+
+import contextlib
+import ipaddress
+import json
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from subprocess import Popen
+from typing import IO
+from urllib.parse import urlsplit
+
+from job import Job
+from running import Failure, end_if_asked, running
+
+SAMPLE_IMAGE = "longshore-sample"
+HOW_TO_BUILD = {
+    SAMPLE_IMAGE: "./build_local.sh longshore && ./build_local.sh longshore-sample local-test/sample-algorithm",
+    "longshore": "./build_local.sh longshore",
+}
+NAME_OF_THIS_MACHINE = "host.docker.internal"
+
+
+class Docker:
+    """Runs jobs as containers of one image."""
+
+    def __init__(self, image: str) -> None:
+        self.image = image
+        need_docker()
+        need_image(image)
+        self._gateway = gateway()
+        # On a Mac the bridge is inside a virtual machine: containers reach this machine by a name, even its loopback.
+        self.s3_bind = self._gateway or "127.0.0.1"
+
+    def s3_url(self, url: str) -> str:
+        """Return the URL that containers find this machine's S3 server at.
+
+        It has a number and no name: with a name, S3's clients would put the bucket's name in front of it.
+        """
+        if self._gateway:
+            return url
+        option = ["--add-host", f"{NAME_OF_THIS_MACHINE}:host-gateway", "--entrypoint", "getent"]
+        found = docker("run", "--rm", *option, self.image, "ahostsv4", NAME_OF_THIS_MACHINE)
+        return f"http://{found.split()[0]}:{urlsplit(url).port}"
+
+    @contextlib.contextmanager
+    def started(self, job: Job, root: Path, output: IO[bytes] | None) -> Iterator["Popen[bytes]"]:
+        """Keep a container running; in the end it is stopped as SageMaker does, and removed."""
+        name = f"{root.name}-{job.command[0]}"
+        options = [f"--name={name}", *(f"--volume={mount}" for mount in self._volumes(job))]
+        model = {"ALGORITHM_MODEL_PATH": f"/opt/ml/{job.model}"} if job.model else {}
+        options += [f"--env={variable}={value}" for variable, value in (model | job.environment).items()]
+        if job.port:
+            options += [f"--publish=127.0.0.1:{job.port}:8080"]
+        try:
+            docker("create", *options, self.image, *job.command)
+            end_if_asked()
+            # The client has the user's own environment: it may need DOCKER_HOST or a context.
+            client = ["docker", "start", "--attach", name]
+            with running(client, dict(os.environ), output, cwd="/", stop_seconds=job.stop_seconds) as process:
+                try:
+                    yield process
+                finally:
+                    self._stop(process, name, job.stop_seconds)
+            self._give_back(job)
+        finally:
+            with contextlib.suppress(Failure):
+                docker("rm", "--force", "--volumes", name)
+
+    def _stop(self, client: "Popen[bytes]", name: str, seconds: int) -> None:
+        if client.poll() is None:
+            docker("stop", "-t", str(seconds), name)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                client.wait(seconds)
+
+    def _volumes(self, job: Job) -> list[str]:
+        volumes = [f"{mount.source}:/opt/ml/{mount.path}{':ro' * mount.read_only}" for mount in job.mounts]
+        return volumes + ([f"{job.program}:/opt/program:ro"] if job.program else [])
+
+    def _give_back(self, job: Job) -> None:
+        """Make what the container wrote as root this user's, where Docker has not done so."""
+        folders = [mount.source for mount in job.mounts if not mount.read_only]
+        if not any(path.lstat().st_uid != os.getuid() for folder in folders for path in folder.rglob("*")):
+            return
+        volumes = [f"--volume={mount}" for mount in self._volumes(job)]
+        inside = [f"/opt/ml/{mount.path}" for mount in job.mounts if not mount.read_only]
+        owner = f"{os.getuid()}:{os.getgid()}"
+        command = [*volumes, "--user=0", "--entrypoint=chown", self.image, "-R", owner, *inside]
+        docker("run", "--rm", "--network=none", *command)
+
+
+def need_docker() -> None:
+    if not shutil.which("docker"):
+        raise Failure("Docker is not installed. With --host no Docker is needed.")
+    try:
+        docker("version", "--format", "{{.Server.Version}}")
+    except Failure as failure:
+        raise Failure(f"Docker does not answer; start it, or use --host, which needs none. {failure}") from failure
+
+
+def need_image(image: str) -> None:
+    try:
+        docker("image", "inspect", image)
+    except Failure as failure:
+        how = f" Build it: {HOW_TO_BUILD[image]}" if image in HOW_TO_BUILD else ""
+        raise Failure(f"This machine has no image {image}.{how}") from failure
+
+
+def gateway() -> str | None:
+    """Return the address of this machine that containers reach, or None where it is not this machine's."""
+    for network in json.loads(docker("network", "inspect", "bridge")):
+        for config in network["IPAM"]["Config"] or []:
+            subnet = ipaddress.ip_network(config["Subnet"])
+            # Docker leaves the gateway out where it is the usual one.
+            address = config.get("Gateway") or str(next(subnet.hosts()))
+            if subnet.version == 4 and is_own(address):
+                return address
+    return None
+
+
+def is_own(address: str) -> bool:
+    try:
+        with socket.create_server((address, 0)):
+            return True
+    except OSError:
+        return False
+
+
+def docker(*arguments: str) -> str:
+    """Run one of Docker's commands and return what it prints; a signal to this script does not reach it."""
+    command = ["docker", *arguments]
+    ended = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, process_group=0, check=False
+    )
+    if ended.returncode != 0:
+        raise Failure(f"docker {arguments[0]} failed: {ended.stderr.strip()}")
+    return ended.stdout

@@ -1,0 +1,350 @@
+"""The scripts of local-test/ without Docker, as a user runs them; with Docker: tests/image/test_local_test.py."""
+
+import json
+import os
+import pty
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from local_scripts import DEADLINE_SECONDS, PROJECT, Script, copy_checkout, run_script, serving
+from quiet_port import quiet_port
+
+if TYPE_CHECKING:
+    from tests.conftest import Bucket
+
+ALGORITHMS = PROJECT / "tests" / "algorithms"
+HEAD = "sepal_length,sepal_width,petal_length,petal_width"
+SCRIPTS = ["train-local.sh", "serve-local.sh", "process-local.sh", "predict.sh"]
+JOBS = ["train-local.sh", "process-local.sh"]
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copy_checkout(tmp_path_factory.mktemp("local-test"))
+
+
+@pytest.fixture(scope="module")
+def trained(checkout: Path) -> Script:
+    """A training that has ended, and left its model in the checkout's test-dir."""
+    return run_script(checkout, "train-local.sh", "--host")
+
+
+@pytest.fixture(scope="module")
+def url(checkout: Path, trained: Script) -> Iterator[str]:
+    """The address where serve-local.sh serves the model that was trained."""
+    with serving(checkout, "--host") as (_, address):
+        yield address
+
+
+@pytest.fixture
+def test_dir(checkout: Path, tmp_path: Path) -> Path:
+    copy = tmp_path / "a test-dir"
+    shutil.copytree(checkout / "local-test" / "test-dir", copy)
+    return copy
+
+
+def algorithm(name: str) -> str:
+    """Return the option that makes `serve` run one of the tests' algorithms."""
+    return f"--env=ALGORITHM_ENTRYPOINT={json.dumps([str(ALGORITHMS / name)])}"
+
+
+def program(folder: Path, text: str) -> str:
+    """Write a shell program, and return it as the variables that name a command have it."""
+    path = folder / "program"
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return json.dumps([str(path)])
+
+
+def test_a_training_shows_its_metric_and_leaves_its_model(checkout: Path, trained: Script) -> None:
+    assert trained.process.returncode == 0, trained.said
+    assert "accuracy=0.96;\n" in trained.stdout
+    assert "decision-tree.joblib" in "".join(trained.stderr)
+    assert (checkout / "local-test/test-dir/model/decision-tree.joblib").is_file()
+    trained.await_nothing_left()
+
+
+def test_a_task_is_answered_with_its_result_and_its_outputs(checkout: Path, url: str) -> None:
+    answer = run_script(checkout, "predict.sh", "--url", url, checkout / "local-test/payload.json")
+    assert answer.process.returncode == 0, answer.said
+    assert json.loads("".join(answer.stdout))["return_code"] == 0
+    assert answer.stderr == ["s3://example/predictions/garden/garden.csv\n"]
+
+
+def test_a_payload_is_answered_with_predictions(checkout: Path, url: str) -> None:
+    answer = run_script(checkout, "predict.sh", "--url", url, checkout / "local-test/payload.csv")
+    assert answer.process.returncode == 0, answer.said
+    assert answer.stdout[0] == f"{HEAD},species\n"
+    assert {line.rstrip().rpartition(",")[2] for line in answer.stdout[1:]} == {"setosa", "versicolor", "virginica"}
+
+
+def test_the_answer_is_written_to_a_file_where_one_is_named(checkout: Path, url: str, tmp_path: Path) -> None:
+    target = tmp_path / "predictions.csv"
+    payload = checkout / "local-test/payload.csv"
+    answer = run_script(checkout, "predict.sh", payload, "--url", url, "--output", target)
+    assert answer.process.returncode == 0, answer.said
+    assert answer.stdout == []
+    assert target.read_text().startswith(f"{HEAD},species\n")
+
+
+def test_a_failed_task_is_exit_code_1_and_says_why(checkout: Path, url: str, tmp_path: Path) -> None:
+    task = json.loads((checkout / "local-test/payload.json").read_text())
+    task["inputs"][0]["bucket_key"] = "irises/none.csv"
+    path = tmp_path / "task.json"
+    path.write_text(json.dumps(task))
+    answer = run_script(checkout, "predict.sh", "--url", url, path)
+    assert answer.process.returncode == 1
+    assert json.loads("".join(answer.stdout))["error"]["code"] == "input_missing"
+    assert "The task ended with return code 1.\n" in answer.stderr
+
+
+def test_several_tasks_fail_when_one_does(checkout: Path, url: str, tmp_path: Path) -> None:
+    task = json.loads((checkout / "local-test/payload.json").read_text())
+    failing = task | {"pk": "failing", "inputs": []}
+    path = tmp_path / "tasks.jsonl"
+    path.write_text("".join(json.dumps(each) + "\n" for each in (task, failing)))
+    answer = run_script(checkout, "predict.sh", "--url", url, path)
+    assert answer.process.returncode == 1
+    assert "s3://example/predictions/garden/garden.csv\n" in answer.stderr
+    assert answer.stderr.count("The task ended with return code 1.\n") == 1
+
+
+def test_a_failed_payload_is_exit_code_1_and_says_what_the_program_said(
+    checkout: Path, url: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "payload.csv"
+    path.write_text(f"{HEAD}\n1,2,3,wide\n")
+    answer = run_script(checkout, "predict.sh", "--url", url, path)
+    assert answer.process.returncode == 1
+    assert answer.stderr[0] == "The server answered 422.\n"
+    assert "  payload.csv, row 1: petal_width is 'wide', not a length in centimetres.\n" in answer.stderr
+
+
+def test_json_that_is_no_task_is_a_payload(checkout: Path, tmp_path: Path) -> None:
+    path = tmp_path / "some.json"
+    path.write_text('{"width": 3}')
+    with serving(checkout, "--host", algorithm("echoes_input")) as (_, url):
+        answer = run_script(checkout, "predict.sh", "--url", url, path)
+    assert (answer.process.returncode, "".join(answer.stdout)) == (0, '{"width": 3}'), answer.said
+
+
+def test_an_answer_that_is_no_text_is_saved_and_named_on_a_terminal(checkout: Path, tmp_path: Path) -> None:
+    path = tmp_path / "scan.png"
+    path.write_bytes(b"\x89PNG\x1b]0;owned\x07")
+    (tmp_path / "scan-answer.png").write_text("of yesterday")
+    with serving(checkout, "--host", algorithm("echoes_input")) as (_, url):
+        terminal, program_end = pty.openpty()
+        command = [checkout / "local-test/predict.sh", "--url", url, path]
+        ended = subprocess.run(
+            command, cwd=tmp_path, stdout=program_end, stderr=subprocess.PIPE, text=True, timeout=DEADLINE_SECONDS
+        )
+        os.close(program_end)
+    os.set_blocking(terminal, False)
+    with pytest.raises(OSError):  # noqa: PT011 - nothing was written to it
+        os.read(terminal, 1)
+    os.close(terminal)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr == "The answer is in scan-answer-2.png: 14 bytes.\n"
+    assert (tmp_path / "scan-answer-2.png").read_bytes() == path.read_bytes()
+    assert (tmp_path / "scan-answer.png").read_text() == "of yesterday"
+
+
+def test_without_a_server_it_is_said_what_must_run(checkout: Path) -> None:
+    answer = run_script(checkout, "predict.sh", "--url", "http://127.0.0.1:9", checkout / "local-test/payload.csv")
+    assert answer.process.returncode == 1
+    assert "serve-local.sh must run in another terminal" in answer.said
+
+
+def test_a_server_that_can_not_start_is_an_error_with_its_reason(checkout: Path, test_dir: Path) -> None:
+    options = ["--test-dir", test_dir, "--port", str(quiet_port()), "--env", "MODEL_SERVER_WORKERS=some"]
+    server = run_script(checkout, "serve-local.sh", "--host", *options)
+    assert server.process.returncode == 1
+    assert "MODEL_SERVER_WORKERS: " in server.said
+    assert server.stderr[-1] == "serve-local: The model server did not start.\n"
+    server.await_nothing_left()
+
+
+def test_what_came_into_s3_is_kept(checkout: Path, trained: Script, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    with serving(checkout, "--host", "--pretty", "--keep", kept) as (server, url):
+        run_script(checkout, "predict.sh", "--url", url, checkout / "local-test/payload.json")
+        assert server.end(signal.SIGINT) == 0, server.said
+    files = {path.relative_to(kept).as_posix() for path in kept.rglob("*") if path.is_file()}
+    prefix = "example/predictions/garden/"
+    assert files == {prefix + "garden.csv", prefix + ".sagemaker_shim/inference_result.json"}
+    assert "algorithm [garden] File 1 of 1: 4 rows." in server.said
+    assert '"internal"' not in server.said
+    server.await_nothing_left()
+
+
+def test_a_key_chooses_no_place_outside_the_folder_that_is_kept(bucket: "Bucket", tmp_path: Path) -> None:
+    bucket.put("fine/a.txt", "fine")
+    bucket.put("up/../../../b.txt", "not fine")
+    target = tmp_path / "deep" / "kept"
+    environment = os.environ | {"AWS_ENDPOINT_URL_S3": bucket.endpoint}
+    command = [PROJECT / ".venv/bin/python", PROJECT / "local-test/s3_folder.py", "keep", target]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=DEADLINE_SECONDS)
+    assert ended.returncode == 0, ended.stderr
+    assert (target / bucket.name / "fine/a.txt").read_text() == "fine"
+    assert "is not copied" in ended.stderr
+    assert not list(tmp_path.rglob("b.txt"))
+
+
+def test_edited_code_is_served(checkout: Path, tmp_path: Path) -> None:
+    edited = tmp_path / "container"
+    shutil.copytree(checkout / "container", edited)
+    predictor = edited / "predictor.py"
+    predictor.write_text(predictor.read_text().replace('"MaxPayloadInMB"', '"EditedMaxPayloadInMB"'))
+    with serving(checkout, "--host", "--mount", edited, "--batch") as (_, url):
+        command = ["curl", "--silent", "--fail", f"{url}/execution-parameters"]
+        answer = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+    assert answer == {"MaxConcurrentTransforms": 1, "BatchStrategy": "SINGLE_RECORD", "EditedMaxPayloadInMB": 6}
+
+
+def test_a_failed_training_has_its_exit_code_and_its_reason(checkout: Path, test_dir: Path) -> None:
+    (test_dir / "input/config/hyperparameters.json").write_text('{"max_depth": "deep"}')
+    training = run_script(checkout, "train-local.sh", "--host", "--test-dir", test_dir)
+    assert training.process.returncode == 2
+    shown = "".join(training.stderr)
+    assert "==> output/failure:" in shown
+    assert "invalid int value: 'deep'" in shown.partition("==> output/failure:")[2]
+    assert (test_dir / "output/failure").is_file()
+
+
+def test_a_training_that_is_stopped_saves_its_checkpoint(checkout: Path, test_dir: Path, tmp_path: Path) -> None:
+    saves = "trap 'sleep 0.3; echo saved >\"$SAVE\"; exit 7' TERM; echo running; while :; do sleep 0.05; done"
+    command = program(tmp_path, saves)
+    variables = [f"--env=ALGORITHM_TRAIN_ENTRYPOINT={command}", f"--env=SAVE={test_dir / 'checkpoints/last'}"]
+    training = Script(checkout, "train-local.sh", "--host", "--test-dir", test_dir, *variables)
+    training.await_word("running\n")
+    assert training.end(signal.SIGINT) == 7, training.said
+    assert (test_dir / "checkpoints/last").read_text() == "saved\n"
+    training.await_nothing_left()
+
+
+def test_processing_runs_the_program_over_the_test_dir(checkout: Path, trained: Script) -> None:
+    processing = run_script(checkout, "process-local.sh", "--host")
+    assert processing.process.returncode == 0, processing.said
+    assert processing.stdout == ["File 1 of 1: 3 rows.\n"]
+    predictions = (checkout / "local-test/test-dir/processing/output/meadow.csv").read_text()
+    assert predictions.count("\n") == 4
+    assert "/processing/output/meadow.csv" in "".join(processing.stderr)
+
+
+def test_processing_passes_its_arguments_on(checkout: Path, test_dir: Path, tmp_path: Path) -> None:
+    command = program(tmp_path, 'printf "<%s>" "$@"; echo why >&2; exit 3')
+    processing = run_script(
+        checkout,
+        "process-local.sh",
+        *("--host", "--test-dir", test_dir, f"--env=ALGORITHM_ENTRYPOINT={command}"),
+        *("--", "--help", "a b", "--", ""),
+    )
+    assert processing.process.returncode == 3
+    assert processing.stdout == ["<--help><a b><--><>"]
+    assert "==> output/message: " in processing.said
+
+
+def test_a_list_of_tasks_is_spread_over_instances(checkout: Path, trained: Script, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    tasks = checkout / "local-test/tasks.json"
+    options = ["--tasks", tasks, "--instances", "2", "--keep", kept]
+    processing = run_script(checkout, "process-local.sh", "--host", *options)
+    assert processing.process.returncode == 0, processing.said
+    for host in ("algo-1", "algo-2"):
+        assert f"==> output/message: 0 of 1 tasks failed on {host}\n" in processing.stderr
+    files = {path.name for path in (kept / "example").rglob("*.csv")}
+    assert files == {"garden.csv", "roof.csv"}
+    assert [path.name for path in kept.iterdir()] == ["example"]
+
+
+def test_a_run_leaves_nothing_that_git_would_add(checkout: Path, trained: Script) -> None:
+    run_script(checkout, "process-local.sh", "--host")
+    git = ["git", "-C", str(checkout)]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    status = [*git, "status", "--porcelain", "--untracked-files=all", "--ignored=no", "local-test/test-dir"]
+    seen = subprocess.run(status, stdout=subprocess.PIPE, text=True, check=True).stdout
+    shutil.rmtree(checkout / ".git")
+    listed = [*["git", "-C", str(PROJECT)], "ls-files", "--cached", "--others", "--exclude-standard"]
+    known = subprocess.run([*listed, "local-test/test-dir"], stdout=subprocess.PIPE, text=True, check=True).stdout
+    assert {line[3:].strip('"') for line in seen.splitlines()} == set(known.splitlines())
+
+
+def test_the_samples_image_has_the_packages_of_this_machine() -> None:
+    # A model that was trained in one of them is served in the other.
+    pinned = (PROJECT / "local-test/sample-algorithm/requirements.txt").read_text().split()
+    assert set(pinned) <= set((PROJECT / "local-test/requirements.txt").read_text().split())
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_a_folder_that_is_no_test_dir_is_not_emptied(checkout: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "output").mkdir()
+    (tmp_path / "output/precious").write_text("mine")
+    job = run_script(checkout, name, "--host", "--test-dir", tmp_path)
+    assert job.process.returncode == 1
+    assert "can't be used as /opt/ml" in job.said
+    assert (tmp_path / "output/precious").read_text() == "mine"
+
+
+def test_a_port_that_is_taken_is_named(checkout: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        server = run_script(checkout, "serve-local.sh", "--host", "--port", str(port))
+    assert server.process.returncode == 1
+    assert f"Port {port} can't be used (Address already in use): --port chooses another." in server.said
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_needs_nothing_installed(tmp_path: Path, name: str) -> None:
+    shutil.copytree(PROJECT / "local-test", tmp_path / "local-test")
+    script = run_script(tmp_path, name, "--help")
+    assert script.process.returncode == 0, script.said
+    assert script.stdout[0].startswith(f"usage: {name} ")
+    assert not (tmp_path / ".venv").exists()
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_an_unknown_option_is_refused_with_the_usage(checkout: Path, name: str) -> None:
+    script = run_script(checkout, name, "--hots")
+    assert script.process.returncode == 64, script.said
+    assert f"usage: {name}" in script.said
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("serve-local.sh", "==> Starting a stand-in"),
+        ("serve-local.sh", "==> Starting the model"),
+        ("serve-local.sh", "==> Serving"),
+        ("train-local.sh", "==> Starting a stand-in"),
+        ("train-local.sh", "==> Training"),
+        ("process-local.sh", "==> Processing"),
+    ],
+)
+def test_a_signal_at_any_stage_leaves_nothing_behind(
+    checkout: Path, test_dir: Path, name: str, word: str, signum: int
+) -> None:
+    port = ["--port", str(quiet_port())] if name == "serve-local.sh" else []
+    script = Script(checkout, name, "--host", "--test-dir", test_dir, *port)
+    script.await_word(word)
+    code = script.end(signum)
+    assert code == 0 if word == "==> Serving" else code in (128 + signum, 128 + signal.SIGTERM), script.said
+    script.await_nothing_left()
+
+
+def test_a_second_signal_does_not_hurry_the_clean_up(checkout: Path, test_dir: Path) -> None:
+    script = Script(checkout, "train-local.sh", "--host", "--test-dir", test_dir)
+    script.await_word("==> Training")
+    for _ in range(3):
+        os.killpg(script.process.pid, signal.SIGINT)
+        time.sleep(0.01)
+    script.end()
+    script.await_nothing_left()
