@@ -1,4 +1,4 @@
-"""The scripts of local-test/ without Docker, as a user runs them; with Docker: tests/image/test_local_test_in_docker.py."""
+"""The scripts of local-test/ without Docker, as a user runs them (tests/image has them with Docker)."""
 
 import json
 import os
