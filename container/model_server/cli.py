@@ -111,7 +111,7 @@ class _Verbatim(click.Command):
 @_starting
 def train(settings: Settings, arguments: list[str]) -> int:
     """Train with what SageMaker mounts at /opt/ml; the arguments go to the algorithm, before the hyperparameters."""
-    from .train import train as run_training
+    from .training_job import train as run_training
 
     return run_training(settings, arguments)
 
@@ -125,13 +125,13 @@ def process(settings: Settings, arguments: list[str]) -> int:
     """
     option, is_joined, source = arguments[0].partition("=") if arguments else ("", "", "")
     if option == "--tasks":
-        from .task_job import process_tasks
+        from .processing_tasks import process_tasks
 
         sources = [*([source] if is_joined else []), *arguments[1:]]
         if len(sources) != 1 or not sources[0]:
             raise click.UsageError("--tasks takes one file or S3 URI, and nothing else goes with it")
         return process_tasks(settings, sources[0])
-    from .processing import process as run_processing
+    from .processing_job import process as run_processing
 
     return run_processing(settings, arguments)
 
@@ -148,7 +148,7 @@ def store_lost(settings: Settings) -> int:
 def usage(settings: Settings) -> int:
     """Say how the image is used: its command when nobody names another, except in a Processing job."""
     if (settings.ml_path / PROCESSING_JOB).is_file():
-        from .processing import process as run_processing
+        from .processing_job import process as run_processing
 
         return run_processing(settings, [])
     click.echo(USAGE, err=True, nl=False)
