@@ -19,6 +19,7 @@ RUN build-python -I /build/make_runtime.py
 
 COPY image/make-program /build/
 COPY container /image/opt/program
+COPY LICENSE /image/opt/program/
 RUN /build/make-program /image
 
 # --- The image: the base, /opt/model-server, /opt/program, five commands in /usr/local/bin and two empty folders.

@@ -29,6 +29,10 @@ END
 platform=linux/amd64
 default_command='["longshore","usage"]'
 
+# [HOST[:PORT]/]PATH[:TAG]
+image_name='^([A-Za-z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?$'
+default_program=/opt/algorithm/run
+
 # An image alone, as SageMaker takes it: a builder's attestations would make an index of it.
 export BUILDX_NO_DEFAULT_ATTESTATIONS=1
 
@@ -57,7 +61,7 @@ main() {
     build_authors
     check_image "$work-final"
   fi
-  docker tag "$work-final" "$name"
+  docker tag "$work-final" "$name" || die "The image could not be named $name; docker says why above."
   printf '%s\n' "$name"
 }
 
@@ -84,8 +88,8 @@ read_arguments() {
     shift
   done
   [[ -n $name ]] || wrong_arguments 'The name of the image is missing.'
-  [[ $name =~ ^[a-z0-9][a-z0-9._/:-]*[A-Za-z0-9_.-]*$ ]] ||
-    wrong_arguments "$name can not be the name of an image: it has lower case letters, digits and . _ - / only."
+  [[ $name =~ $image_name ]] ||
+    wrong_arguments "$name can not be the name of an image: it has lower case letters and digits, and . _ - / between them."
   [[ -z $directory || -d $directory ]] || die "There is no folder $directory."
   [[ -z $directory || -f $directory/Dockerfile ]] || die "There is no Dockerfile in $directory."
 }
@@ -123,7 +127,7 @@ build() {
   local tag=$1 context=$2
   shift 2
   # shellcheck disable=SC2086 # words
-  run docker build --platform "$platform" ${LONGSHORE_BUILD_ARGS-} --tag "$tag" "$@" "$context"
+  run docker build --force-rm --platform "$platform" ${LONGSHORE_BUILD_ARGS-} --tag "$tag" "$@" "$context"
 }
 
 # build_longshore TAG [ARGUMENT ...]
@@ -145,7 +149,8 @@ explain_failed_build() {
   local image
   for image in $(longshores_of_dockerfile); do
     docker image inspect "$image" >/dev/null 2>&1 ||
-      die "$directory could not be built; there is no image $image here: build it first with \`build_local.sh $image\`."
+      die "$directory could not be built; docker says why above. If it misses $image, build that first:
+build_local.sh $image"
   done
   die "$directory could not be built; docker says why above."
 }
@@ -177,7 +182,7 @@ record_commands() {
   finish <<<"$dockerfile" || die 'The image could not be completed; docker says why above.'
 }
 
-finish() { run docker build --platform "$platform" --tag "$work-final" -; }
+finish() { run docker build --force-rm --platform "$platform" --tag "$work-final" -; }
 
 record_command() {
   local entrypoint cmd words=
@@ -191,11 +196,27 @@ record_command() {
     log "Left out, as the variables ALGORITHM_ENTRYPOINT and ALGORITHM_CMD are set: $words"
     return
   fi
+  if ! states_command; then
+    if has_default_program; then
+      log "Left out, as the base image says it and $default_program is there to be run: $words"
+      return
+    fi
+    log 'The Dockerfile has no ENTRYPOINT and no CMD; those of its base image are taken'
+  fi
   # Over an image that this script has built, a new ENTRYPOINT replaces the CMD too, as in Docker.
   [[ $entrypoint == '[]' ]] || record ALGORITHM_ENTRYPOINT "$entrypoint"
   record ALGORITHM_CMD "$cmd"
   log "What the algorithm runs, recorded as ALGORITHM_ENTRYPOINT and ALGORITHM_CMD: $words"
   log 'The image has no ENTRYPOINT now, so that SageMaker can call serve and train'
+}
+
+# Tell whether the Dockerfile itself says what to run: a base for people at a terminal says so too.
+states_command() {
+  grep -i '^[[:space:]]*\(ENTRYPOINT\|CMD\)[[:space:][]' "$directory/Dockerfile" >/dev/null
+}
+
+has_default_program() {
+  docker run --rm --network none --platform "$platform" --user 0 --entrypoint test "$work-author" -x "$default_program"
 }
 
 record_user() {

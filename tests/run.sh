@@ -61,7 +61,7 @@ wants_image_tests() {
   for argument in "$@"; do
     case $argument in
       *tests/image*) return ;;
-      *tests/*) others=yes ;;
+      *tests/?*) others=yes ;;
     esac
   done
   [[ $others == no ]]

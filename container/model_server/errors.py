@@ -108,15 +108,15 @@ class FormUnsupported(RequestError):
 
 
 class NotAcceptable(RequestError):
-    """Says, after the run, that no output has a type that the client admits; `types` are those that there were."""
+    """Says, after the run, that no output has a type that the client admits; `offers` are what there was."""
 
     code = "not_acceptable"
     http_status = 406
     sentence = "The output of the algorithm has no type that the Accept header admits"
 
-    def __init__(self, types: list[str]) -> None:
+    def __init__(self, offers: list[str]) -> None:
         super().__init__()
-        self.hint = f"There is {', '.join(types)}."
+        self.hint = f"There is {', '.join(offers)}."
 
 
 class TaskInvalid(RequestError):
@@ -124,7 +124,7 @@ class TaskInvalid(RequestError):
 
     code = "task_invalid"
     http_status = 422
-    hint = "`detail` names each fault by its field."
+    hint = "`detail` names each fault by its field. JSON that is no task can be a payload: see ALGORITHM_PAYLOADS."
     sentence = "The task is not valid"
 
     def __init__(self, faults: list[dict[str, Any]]) -> None:
@@ -185,6 +185,12 @@ class DiskFull(TaskError):
     code = "disk_full"
     hint = "Give the container a larger volume, or the task fewer or smaller inputs."
     sentence = "There is not enough disk space for the inputs"
+
+
+class OutputDiskFull(TaskError):
+    code = "output_disk_full"
+    hint = "Give the container a larger volume: several outputs are packed into a zip beside them."
+    sentence = "There is not enough disk space for the outputs"
 
 
 class ZipBroken(InputError):

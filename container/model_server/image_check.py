@@ -2,6 +2,7 @@
 
 import filecmp
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,27 +11,19 @@ from pathlib import Path
 
 from .command import DEFAULT_PROGRAM, algorithm_command, combine
 from .errors import GroupMissing, SettingsInvalid, UserInvalid, UserMissing
-from .program_check import Unstartable, check_rights, needed_files
+from .program_check import SHELL_FORM, Unstartable, check_rights, needed_files
 from .settings import DEFAULT_ML_PATH, Settings
 from .user import look_up
 
 COMMANDS = ("serve", "train", "process", "invoke", "longshore")
 INTERPRETERS = {
-    "bash",
-    "sh",
-    "dash",
-    "zsh",
-    "python",
-    "python2",
-    "python3",
-    "R",
-    "node",
-    "julia",
-    "perl",
-    "ruby",
-    "php",
+    *("bash", "sh", "dash", "zsh", "python", "pypy", "ipython", "R", "node", "julia", "perl", "ruby", "irb", "php"),
+    *("jshell", "ghci", "iex"),
 }
-"""What base images have as their CMD for people at a terminal."""
+"""What base images have as their CMD for people at a terminal, without the version that a name may end with."""
+
+VERSION = re.compile(r"[\d.]+$")
+BEFORE_OR_AFTER = {"env", "exec", "-i", "-l", "--login", "--interactive"}
 
 NAMED_FILES = 3
 """How many files of one folder a sentence names."""
@@ -74,7 +67,7 @@ def _faults_of_programs(settings: Settings, places: Places) -> Iterator[str]:
             files = needed_files(argv, settings.environment)
             if _is_for_a_terminal(argv):
                 raise Unstartable(
-                    f"{argv[0]} alone does nothing for a task: name the program in the Dockerfile's ENTRYPOINT"
+                    f"{' '.join(argv)} alone does nothing for a task: name the program in the Dockerfile's ENTRYPOINT"
                 )
             if any(_is_ours(file, places.launcher) for file in files):
                 raise Unstartable(f"{argv[0]} is a command of Longshore's own: name the algorithm's program")
@@ -102,7 +95,10 @@ def _commands(settings: Settings, places: Places) -> Iterator[tuple[str, list[st
 
 
 def _is_for_a_terminal(argv: list[str]) -> bool:
-    return len(argv) == 1 and Path(argv[0]).name in INTERPRETERS
+    """Say whether a command is an interpreter that has nothing to do."""
+    words = argv[2].split() if argv[:2] == SHELL_FORM and len(argv) == 3 else argv
+    names = [Path(word).name for word in words if Path(word).name not in BEFORE_OR_AFTER]
+    return len(names) == 1 and VERSION.sub("", names[0]) in INTERPRETERS
 
 
 def _faults_of_commands(launcher: Path) -> Iterator[str]:

@@ -7,24 +7,27 @@ client takes to read it.
 import os
 import shutil
 import zipfile
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BufferedReader
 from tempfile import TemporaryFile
 from typing import IO
 
-from .errors import NoOutput, NotAcceptable, OutputFolderGone, OutputsRefused
+from .archive import NO_ROOM
+from .errors import NoOutput, NotAcceptable, OutputDiskFull, OutputFolderGone, OutputsRefused
 from .folder import TaskFolder, open_writable
 from .logs import logger
 from .media_types import UNKNOWN, type_of
 from .stage_out import Parts, entries_of, open_output
 
 ZIP = "application/zip"
-EPOCH = (1980, 1, 1, 0, 0, 0)
-"""The time of every file in a zip, so that the same output is the same answer."""
 
 LEAST_QUALITY = 0.0001
 CHUNK_BYTES = 1024 * 1024
+LARGE_BYTES = 2**30
+"""Well below what a member of a zip may have without a format of its own."""
+
 MAX_NAMED = 10
 """How many types or reasons an error names."""
 
@@ -45,7 +48,7 @@ class Answer:
 def pack(folder: TaskFolder, quality: Quality) -> Answer:
     """Return what the algorithm wrote, in the form that the client likes best.
 
-    Raises NoOutput, OutputsRefused, OutputFolderGone, and NotAcceptable.
+    Raises NoOutput, OutputsRefused, OutputFolderGone, OutputDiskFull, and NotAcceptable.
     """
     try:
         root = open_writable(folder.path)
@@ -57,6 +60,10 @@ def pack(folder: TaskFolder, quality: Quality) -> Answer:
         if chosen is None:
             return _zip(folder, root, outputs)
         return _single(folder, root, outputs[chosen])
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise OutputDiskFull from error
+        raise
     finally:
         os.close(root)
 
@@ -92,8 +99,15 @@ def _choose(types: list[str], quality: Quality) -> int | None:
     candidates.insert(1 if len(types) == 1 else 0, (quality(ZIP), None))
     best, chosen = max(candidates, key=lambda candidate: candidate[0])
     if best <= 0:
-        raise NotAcceptable(sorted(set(types))[:MAX_NAMED])
+        raise NotAcceptable(_offers(types))
     return chosen
+
+
+def _offers(types: list[str]) -> list[str]:
+    """Say what there is to choose from; of files that have a type together none can be chosen."""
+    counts = sorted(Counter(types).items())[:MAX_NAMED]
+    offers = [kind if number == 1 else f"{kind} ({number} files, as a zip only)" for kind, number in counts]
+    return offers if len(types) == 1 else [*offers, f"{ZIP} with all"]
 
 
 def _quality(kind: str, quality: Quality) -> float:
@@ -127,9 +141,7 @@ def _zip(folder: TaskFolder, root: int, outputs: list[Parts]) -> Answer:
 
 
 def _add(archive: zipfile.ZipFile, name: str, file: BufferedReader) -> None:
-    member = zipfile.ZipInfo(name, EPOCH)
-    member.compress_type = archive.compression
-    member.external_attr = 0o644 << 16
-    member.file_size = os.fstat(file.fileno()).st_size  # says whether it needs the format of large files
-    with archive.open(member, "w") as packed:
+    """Add a file by its name alone: it has no time then, so that the same output is the same answer."""
+    is_large = os.fstat(file.fileno()).st_size > LARGE_BYTES
+    with archive.open(name, "w", force_zip64=is_large) as packed:
         shutil.copyfileobj(file, packed, CHUNK_BYTES)

@@ -31,7 +31,8 @@ def payload_of(request: Request, body: Body) -> Payload:
 
 def quality_of(request: Request) -> Quality:
     """Return how much the client likes a media type, by its Accept header; the parameters of types do not count."""
-    accepted = MIMEAccept((kind.partition(";")[0].strip(), quality) for kind, quality in request.accept_mimetypes)
+    kinds = ((kind.partition(";")[0].strip(), quality) for kind, quality in request.accept_mimetypes)
+    accepted = MIMEAccept(("*/*" if kind == "*" else kind, quality) for kind, quality in kinds)
     return accepted.quality if accepted else lambda kind: 1
 
 

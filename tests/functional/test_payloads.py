@@ -114,6 +114,7 @@ def test_several_files_are_a_zip_the_same_each_time(start: Start) -> None:
         ("a.csv b.json", "application/json, application/zip;q=0.5", "application/json"),
         ("a.csv b.json", "application/zip, text/csv;q=0.9", "application/zip"),
         ("a.csv b.json", "", "application/zip"),
+        ("a.csv b.json", "*", "application/zip"),
     ],
 )
 def test_accept_says_what_comes_back(start: Start, files: str, accept: str, kind: str) -> None:
@@ -126,7 +127,11 @@ def test_accept_says_what_comes_back(start: Start, files: str, accept: str, kind
     [
         ("a.csv", "application/json", "There is text/csv."),
         ("a.csv", "text/csv;q=0", "There is text/csv."),
-        ("a.csv b.csv c.json", "text/csv", "There is application/json, text/csv."),
+        (
+            "a.csv b.csv c.json",
+            "text/csv",
+            "There is application/json, text/csv (2 files, as a zip only), application/zip with all.",
+        ),
     ],
 )
 def test_what_the_client_does_not_accept_is_a_406_that_names_what_there_was(

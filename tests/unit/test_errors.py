@@ -45,7 +45,7 @@ FACTS |= {
     "start_seconds": 300,
     "call_seconds": 10,
     "port": 4743,
-    "types": ["application/json", "text/csv"],
+    "offers": ["application/json", "text/csv"],
     "reasons": ["it is no regular file", "it may not be read"],
 }
 

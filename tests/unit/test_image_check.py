@@ -97,12 +97,14 @@ def test_an_image_may_train_only(image: Image, monkeypatch: pytest.MonkeyPatch) 
     ]
 
 
-def test_a_command_for_a_terminal_is_no_algorithm(image: Image, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("cmd", ['["/bin/sh"]', '["sh", "-l"]', "sh", "exec sh -i", '["env", "sh"]', '["python3.99"]'])
+def test_a_command_for_a_terminal_is_no_algorithm(image: Image, monkeypatch: pytest.MonkeyPatch, cmd: str) -> None:
     """Base images have one, which an author who names no command inherits."""
-    monkeypatch.setenv("ALGORITHM_CMD", '["/bin/sh"]')
-    assert image.faults() == [
-        "The algorithm: /bin/sh alone does nothing for a task: name the program in the Dockerfile's ENTRYPOINT"
-    ]
+    image.write("mine/python3.99")
+    monkeypatch.setenv("ALGORITHM_CMD", cmd)
+    (fault,) = image.faults()
+    assert fault.startswith("The algorithm: ")
+    assert fault.endswith(" alone does nothing for a task: name the program in the Dockerfile's ENTRYPOINT")
     image.write("algorithm/train")
     assert image.faults() == []
 
