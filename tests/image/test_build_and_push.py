@@ -23,7 +23,7 @@ from registry import DOCKER_MANIFEST, OCI_MANIFEST, Registry, free_port, running
 from moto_s3 import AWS
 
 BUILD_AND_PUSH = PROJECT / "build_and_push.sh"
-AWS_CLI = PROJECT / ".venv-aws/bin"
+AWS_CLI_PYTHON = PROJECT / ".venv-aws/bin/python"
 ACCOUNT = "123456789012"
 ECR_PASSWORD = f"{ACCOUNT}-auth-token"
 """What moto's ECR gives to its one account."""
@@ -47,16 +47,25 @@ class Caller:
         return [repository["repositoryName"] for repository in self.ecr().describe_repositories()["repositories"]]
 
     def environ(self) -> dict[str, str]:
-        assert (AWS_CLI / "aws").exists(), f"There is no {AWS_CLI}/aws: ./tests/run.sh installs it"
         own = {
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_REGION": REGION,
             "DOCKER_CONFIG": str(self.home / ".docker"),
             "HOME": str(self.home),
-            "PATH": f"{AWS_CLI}:{os.environ['PATH']}",
+            "PATH": f"{self.commands}:{os.environ['PATH']}",
             "TMPDIR": str(self.home / "tmp"),
         }
         return AWS | own
+
+    @property
+    def commands(self) -> Path:
+        """The folder of the AWS CLI: as it was installed, it does not start in a checkout with a space in its path."""
+        assert AWS_CLI_PYTHON.exists(), f"There is no {AWS_CLI_PYTHON}: ./tests/run.sh installs it"
+        aws = self.home / "bin" / "aws"
+        aws.parent.mkdir(exist_ok=True)
+        aws.write_text(f'#!/bin/sh\nexec {shlex.quote(str(AWS_CLI_PYTHON))} -m awscli "$@"\n')
+        aws.chmod(0o755)
+        return aws.parent
 
     def push(self, *arguments: str | Path, **environ: str) -> Ended:
         """Run the script; what is said of the registry is what a test needs who has none at Amazon."""
@@ -214,12 +223,13 @@ def test_the_oci_manifest_of_a_newer_engine_is_replaced(caller: Caller, folder: 
     """The engine here is older; its pushes are turned into those of a newer one before the script looks at them."""
     newer = tmp_path / "newer engine"
     newer.mkdir()
+    path, python = shlex.quote(":".join(sys.path)), shlex.quote(sys.executable)
     turn = f"from registry import *; {caller.registry}.turn_into_oci({caller.name!r}, 'latest')"
     docker_program = newer / "docker"
     docker_program.write_text(
         f"""#!/bin/bash
         {shutil.which("docker")} "$@" || exit
-        [[ $1 != push ]] || PYTHONPATH={shlex.quote(":".join(sys.path))} {sys.executable} -c {shlex.quote(turn)}
+        [[ $1 != push ]] || PYTHONPATH={path} {python} -c {shlex.quote(turn)}
         """
     )
     docker_program.chmod(0o755)

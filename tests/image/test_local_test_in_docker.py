@@ -8,9 +8,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from docker_rig import docker
+from docker_rig import DEBIAN, docker
 
-from local_scripts import Script, copy_checkout, run_script, serving
+from local_scripts import MADE, Script, copy_checkout, run_script, serving
 from quiet_port import quiet_port
 
 SEPAL = "sepal_length,sepal_width,petal_length,petal_width"
@@ -33,7 +33,7 @@ def trained(checkout: Path, sample_image: str) -> Script:
 @pytest.fixture
 def test_dir(checkout: Path, tmp_path: Path) -> Path:
     copy = tmp_path / "a test-dir"
-    shutil.copytree(checkout / "local-test" / "test-dir", copy)
+    shutil.copytree(checkout / "local-test" / "test-dir", copy, ignore=MADE)
     return copy
 
 
@@ -143,23 +143,66 @@ def test_a_signal_at_any_stage_leaves_nothing_behind(
     await_nothing_left(server)
 
 
-def test_what_a_container_made_is_the_users_own(checkout: Path, test_dir: Path, sample_image: str) -> None:
-    # Containers write as root; the user of these tests may be root too, so the script is told that it is another.
-    is_another = f"import os, runpy, sys; os.getuid = os.getgid = lambda: {OTHER_USER}"
-    local_test = checkout / "local-test"
-    code = f"{is_another}; sys.path[0] = {str(local_test)!r}; runpy.run_module('train_local', run_name='__main__')"
-    command = [checkout / ".venv/bin/python", "-c", code, sample_image, "--test-dir", test_dir]
-    ended = subprocess.run(command, capture_output=True, text=True)
+def run_as(user: int, checkout: Path, name: str, *arguments: str | Path) -> None:
+    """Run a script of local-test/ that takes this for its user: containers write as root, and so may these tests."""
+    is_another = f"import os, runpy, sys; os.getuid = os.getgid = lambda: {user}"
+    folder = str(checkout / "local-test")
+    code = f"{is_another}; sys.path[0] = {folder!r}; runpy.run_module({name!r}, run_name='__main__')"
+    ended = subprocess.run([checkout / ".venv/bin/python", "-c", code, *arguments], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
-    for name in ("model", "model/decision-tree.joblib", "output"):
+
+
+def give(path: Path, user: int, image: str) -> None:
+    """Make a file somebody else's, which only root may."""
+    mount = f"--mount=type=bind,source={path},target=/given"
+    docker("run", "--rm", "--user=0", mount, "--entrypoint=chown", image, f"{user}:{user}", "/given")
+
+
+def test_what_a_container_made_is_the_users_own(checkout: Path, test_dir: Path, sample_image: str) -> None:
+    run_as(OTHER_USER, checkout, "train_local", sample_image, "--test-dir", test_dir)
+    for name in ("model", "model/decision-tree.joblib", "output", "checkpoints"):
         assert (test_dir / name).stat().st_uid == OTHER_USER
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "made"),
+    [
+        ("train_local", "input/data/training/iris.csv", "model/decision-tree.joblib"),
+        ("process_local", "processing/input/meadow.csv", "processing/output"),
+    ],
+)
+def test_what_a_container_was_given_stays_whose_it_is(
+    checkout: Path, test_dir: Path, sample_image: str, name: str, given: str, made: str
+) -> None:
+    give(test_dir / given, OTHER_USER + 1, sample_image)
+    does_nothing = ["--env", 'ALGORITHM_ENTRYPOINT=["/bin/true"]']  # there is no model to process with
+    run_as(OTHER_USER, checkout, name, sample_image, "--test-dir", test_dir, *does_nothing)
+    assert (test_dir / given).stat().st_uid == OTHER_USER + 1
+    assert (test_dir / made).stat().st_uid == OTHER_USER
+
+
+def test_with_sudo_what_a_container_made_is_the_test_dirs_owners(
+    checkout: Path, test_dir: Path, sample_image: str
+) -> None:
+    test_dir.chmod(0o777)
+    give(test_dir, OTHER_USER, sample_image)
+    run_as(0, checkout, "train_local", sample_image, "--test-dir", test_dir)
+    for name in ("model", "model/decision-tree.joblib", "output", "checkpoints"):
+        assert (test_dir / name).stat().st_uid == OTHER_USER
+
+
+def test_a_test_dir_may_have_any_name(checkout: Path, test_dir: Path, sample_image: str) -> None:
+    odd = test_dir.rename(test_dir.with_name('2:1, "odd"'))
+    training = run_script(checkout, "train-local.sh", sample_image, "--test-dir", odd)
+    assert training.process.returncode == 0, training.said
+    assert (odd / "model/decision-tree.joblib").is_file()
 
 
 def test_s3_has_a_number_as_its_address_where_the_engine_is_in_a_virtual_machine(
     checkout: Path, sample_image: str
 ) -> None:
     # As on a Mac: this machine is not on the containers' bridge, and has a name there.
-    code = f"import engine; engine.gateway = lambda: None; found = engine.Docker({sample_image!r})"
+    code = f"import engine; engine.gateway = lambda: None; found = engine.Docker({sample_image!r}, engine.Owner(0, 0))"
     shown = "print(found.s3_bind, found.s3_url('http://127.0.0.1:4711'))"
     command = [checkout / ".venv/bin/python", "-c", f"{code}; {shown}"]
     seen = subprocess.run(command, cwd=checkout / "local-test", stdout=subprocess.PIPE, text=True, check=True).stdout
@@ -170,6 +213,12 @@ def test_an_image_that_is_missing_is_named_with_how_to_build_it(checkout: Path, 
     missing = run_script(checkout, "train-local.sh", "no-such-image-here")
     assert missing.process.returncode == 1
     assert missing.stderr[-1] == "train-local: This machine has no image no-such-image-here.\n"
+
+
+def test_an_image_without_longshore_is_named_with_what_adds_it(checkout: Path, base_image: str) -> None:
+    bare = run_script(checkout, "serve-local.sh", DEBIAN)
+    assert bare.process.returncode == 1
+    assert bare.stderr[-1].startswith(f"serve-local: There is no Longshore in {DEBIAN}: ./build_local.sh NAME DIR ")
 
 
 def test_without_a_docker_that_answers_the_host_mode_is_named(checkout: Path) -> None:
