@@ -8,12 +8,13 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from subprocess import Popen
-from typing import IO
+from typing import IO, NamedTuple
 from urllib.parse import urlsplit
 
 from job import Job
+from ml_folder import Mount
 from running import Failure, end_if_asked, running
 
 SAMPLE_IMAGE = "longshore-sample"
@@ -21,14 +22,24 @@ HOW_TO_BUILD = {
     SAMPLE_IMAGE: "./build_local.sh longshore && ./build_local.sh longshore-sample local-test/sample-algorithm",
     "longshore": "./build_local.sh longshore",
 }
+LABEL = "longshore.version"
+ML = PurePosixPath("/opt/ml")
 NAME_OF_THIS_MACHINE = "host.docker.internal"
+
+
+class Owner(NamedTuple):
+    """A user and a group, by their numbers."""
+
+    user: int
+    group: int
 
 
 class Docker:
     """Runs jobs as containers of one image."""
 
-    def __init__(self, image: str) -> None:
+    def __init__(self, image: str, owner: Owner) -> None:
         self.image = image
+        self._owner = owner
         need_docker()
         need_image(image)
         self._gateway = gateway()
@@ -50,7 +61,9 @@ class Docker:
     def started(self, job: Job, root: Path, output: IO[bytes] | None) -> Iterator["Popen[bytes]"]:
         """Keep a container running; in the end it is stopped as SageMaker does, and removed."""
         name = f"{root.name}-{job.command[0]}"
-        options = [f"--name={name}", *(f"--volume={mount}" for mount in self._volumes(job))]
+        options = [f"--name={name}", *map(bind, job.mounts)]
+        if job.program:
+            options.append(bind(Mount(job.program, "/opt/program", read_only=True)))
         model = {"ALGORITHM_MODEL_PATH": f"/opt/ml/{job.model}"} if job.model else {}
         options += [f"--env={variable}={value}" for variable, value in (model | job.environment).items()]
         if job.port:
@@ -76,20 +89,32 @@ class Docker:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 client.wait(seconds)
 
-    def _volumes(self, job: Job) -> list[str]:
-        volumes = [f"{mount.source}:/opt/ml/{mount.path}{':ro' * mount.read_only}" for mount in job.mounts]
-        return volumes + ([f"{job.program}:/opt/program:ro"] if job.program else [])
-
     def _give_back(self, job: Job) -> None:
-        """Make what the container wrote as root this user's, where Docker has not done so."""
-        folders = [mount.source for mount in job.mounts if not mount.read_only]
-        if not any(path.lstat().st_uid != os.getuid() for folder in folders for path in folder.rglob("*")):
+        """Make what the job made as root its owner's, where Docker has not done so; what it was given stays."""
+        made = [mount for mount in job.mounts if mount.is_made]
+        paths = [path for mount in made for path in (mount.source, *mount.source.rglob("*"))]
+        if all(path.lstat().st_uid == self._owner.user for path in paths):
             return
-        volumes = [f"--volume={mount}" for mount in self._volumes(job)]
-        inside = [f"/opt/ml/{mount.path}" for mount in job.mounts if not mount.read_only]
-        owner = f"{os.getuid()}:{os.getgid()}"
-        command = [*volumes, "--user=0", "--entrypoint=chown", self.image, "-R", owner, *inside]
+        owner = f"{self._owner.user}:{self._owner.group}"
+        inside = [str(ML / mount.path) for mount in made]
+        command = [*map(bind, made), "--user=0", "--entrypoint=chown", self.image, "-Rh", owner, *inside]
         docker("run", "--rm", "--network=none", *command)
+
+
+def owner_of(test_dir: Path) -> Owner:
+    """Return whose is to be what a job makes there: this user's, but with sudo that of whoever has the folder."""
+    if os.getuid() != 0:
+        return Owner(os.getuid(), os.getgid())
+    status = test_dir.stat()
+    return Owner(status.st_uid, status.st_gid)
+
+
+def bind(mount: Mount) -> str:
+    """Return the option that mounts a folder; its fields are in quotes, so that a path may have a comma or a colon."""
+    fields = ["type=bind", f"source={mount.source}", f"target={ML / mount.path}"]
+    if mount.read_only:
+        fields.append("readonly")
+    return "--mount=" + ",".join('"{}"'.format(field.replace('"', '""')) for field in fields)
 
 
 def need_docker() -> None:
@@ -103,10 +128,12 @@ def need_docker() -> None:
 
 def need_image(image: str) -> None:
     try:
-        docker("image", "inspect", image)
+        described = json.loads(docker("image", "inspect", image))
     except Failure as failure:
         how = f" Build it: {HOW_TO_BUILD[image]}" if image in HOW_TO_BUILD else ""
         raise Failure(f"This machine has no image {image}.{how}") from failure
+    if LABEL not in (described[0]["Config"]["Labels"] or {}):
+        raise Failure(f"There is no Longshore in {image}: ./build_local.sh NAME DIR adds it to what DIR builds.")
 
 
 def gateway() -> str | None:

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from engine import SAMPLE_IMAGE, Docker
+from engine import SAMPLE_IMAGE, Docker, owner_of
 from host import Host
 from running import Failure
 
@@ -43,10 +43,12 @@ class Parser(argparse.ArgumentParser):
             metavar="DIR",
             help="what is in S3 at first: files <bucket>/<key>; local-test/s3 by default",
         )
-        self.add_argument("--keep", type=Path, metavar="DIR", help="copy what came into S3 to this folder in the end")
+        self.add_argument(
+            "--keep", type=new_folder, metavar="DIR", help="copy what came into S3 to this folder in the end"
+        )
         self.add_argument(
             "--mount",
-            type=folder,
+            type=program,
             metavar="SRC",
             help="run the code in this folder, a checkout's container/, instead of the image's own: no rebuild",
         )
@@ -67,7 +69,7 @@ class Parser(argparse.ArgumentParser):
 def place(options: argparse.Namespace) -> Host | Docker:
     """Return where the job is to run."""
     if not options.host:
-        return Docker(options.image or SAMPLE_IMAGE)
+        return Docker(options.image or SAMPLE_IMAGE, owner_of(options.test_dir))
     if options.image:
         raise Failure("--host runs no image: leave one of the two out.")
     return Host()
@@ -77,6 +79,22 @@ def folder(text: str) -> Path:
     path = Path(text).resolve()
     if not path.is_dir():
         raise argparse.ArgumentTypeError(f"there is no folder {text}")
+    return path
+
+
+def new_folder(text: str) -> Path:
+    """Return a folder that may not be there yet."""
+    path = Path(text).resolve()
+    there = next(each for each in (path, *path.parents) if each.exists())
+    if not there.is_dir():
+        raise argparse.ArgumentTypeError(f"{there} is not a folder")
+    return path
+
+
+def program(text: str) -> Path:
+    path = folder(text)
+    if not (path / "serve").is_file():
+        raise argparse.ArgumentTypeError(f"{text} holds no serve: it must be a checkout's container/")
     return path
 
 

@@ -15,9 +15,13 @@ from options import Parser
 
 TASK = "application/json"
 TASKS = "application/jsonlines"
+TASK_TYPES = ("", TASK, TASKS, "application/x-jsonlines", "application/x-ndjson")
 JSON_PAYLOAD = "application/vnd.longshore.payload+json"
 ANY = "application/octet-stream"
-TYPES = {".csv": "text/csv", ".jsonl": TASKS, ".mha": ANY}
+TYPES = {".csv": "text/csv", ".geojson": JSON_PAYLOAD, ".jsonl": TASKS}
+COMPRESSED = {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz"}
+# Python's own tables, the same on every machine.
+KNOWN = mimetypes.MimeTypes()
 # No proxy stands between this machine and its own server, whatever the environment says.
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -49,7 +53,7 @@ def main() -> None:
             why = "serve-local.sh must run in another terminal" if is_refused else reason
             sys.exit(f"predict: {options.url} does not answer: {why}.")
     with answer:
-        if content_type in (TASK, TASKS):
+        if is_of_tasks(content_type):
             sys.exit(show_results(answer.read(), options.output))
         show_output(answer, options.file, options.output)
 
@@ -64,22 +68,49 @@ def parse() -> Namespace:
     options = parser.parse_args()
     if not options.file.is_file():
         parser.error(f"there is no file {options.file}")
+    if options.output and options.output.is_dir():
+        parser.error(f"{options.output} is a folder: --output names a file")
+    if options.output and not options.output.parent.is_dir():
+        parser.error(f"there is no folder {options.output.parent}")
     return options
 
 
 def guess(path: Path) -> str:
     """Return the content type of a file, by its name; by its content too where it may be a task."""
-    if path.suffix == ".json":
+    suffix = path.suffix.lower()
+    if suffix == ".json":
         return TASK if is_task(path) else JSON_PAYLOAD
-    return TYPES.get(path.suffix.lower()) or mimetypes.guess_type(path.name)[0] or ANY
+    known, encoding = KNOWN.guess_type(path.name.lower(), strict=False)
+    if encoding:
+        return COMPRESSED.get(encoding, ANY)
+    kind = TYPES.get(suffix) or known or ANY
+    return JSON_PAYLOAD if kind.endswith("+json") else kind
 
 
 def is_task(path: Path) -> bool:
+    """Tell a task from a payload; what can be neither is not posted."""
+    text = path.read_bytes()
+    if not text.strip():
+        sys.exit(f"predict: {path} is empty.")
     try:
-        document = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
+        document = json.loads(text)
+    except RecursionError:
         return False
+    except ValueError as error:
+        sys.exit(f"predict: {path} is not JSON ({error}); with --content-type it is posted all the same.")
+    if isinstance(document, list) and any(map(has_key, document)):
+        sys.exit(f"predict: {path} is a list of tasks, which `process-local.sh --tasks {path}` runs.")
+    return has_key(document)
+
+
+def has_key(document: Any) -> bool:
     return isinstance(document, dict) and "pk" in document
+
+
+def is_of_tasks(content_type: str) -> bool:
+    """Tell whether the server takes a body of this type as tasks, so that it answers with their results."""
+    kind = content_type.partition(";")[0].strip().lower()
+    return kind in TASK_TYPES or (kind.endswith("+json") and kind != JSON_PAYLOAD)
 
 
 def show_results(body: bytes, target: Path | None) -> int:
@@ -110,7 +141,7 @@ def show_output(answer: IO[bytes], file: Path, target: Path | None) -> None:
     elif kind.startswith("text/") or kind == "application/json" or kind.endswith("+json"):
         print(printable(answer.read().decode(errors="replace")), end="")
     else:
-        suffix = mimetypes.guess_extension(kind) or file.suffix
+        suffix = KNOWN.guess_extension(kind) or file.suffix
         save(answer, unused(Path(f"{file.stem}-answer{suffix}")))
 
 
@@ -147,6 +178,7 @@ def refuse(error: urllib.error.HTTPError) -> NoReturn:
         tell(body)
     else:
         explain({**problem, "message": ""})
+        show_faults(document.get("detail"))
         for line in document.get("user_process_last_stderr_lines") or []:
             tell(f"  {line.rstrip()}")
     sys.exit(1)
@@ -156,6 +188,12 @@ def explain(problem: dict[str, Any] | None) -> None:
     for key in ("message", "hint"):
         if problem and problem.get(key):
             tell(problem[key])
+
+
+def show_faults(detail: Any) -> None:
+    """Say what is wrong with a task, fault by fault; elsewhere the detail is the sentence once more."""
+    for fault in detail if isinstance(detail, list) else []:
+        tell(f"  {'.'.join(map(str, fault['loc']))}: {fault['msg']}")
 
 
 def tell(text: str) -> None:
@@ -168,4 +206,7 @@ def printable(text: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -25,7 +25,7 @@ The arguments after `--` are the program's."""
 
 AFTER = """\
 Stopping (Ctrl-C) is as on SageMaker: SIGTERM, and SIGKILL 120 seconds later. The exit code is that of the job, or of
-the first instance that failed."""
+the first instance that failed; stopped before the last one began it is not 0."""
 
 JOB_NAME = "local-processing"
 LIST = "longshore-tasks/tasks.json"  # the bucket, and its object
@@ -58,7 +58,7 @@ def parse() -> Namespace:
 
 def process(options: Namespace, root: Path) -> int:
     where = place(options)
-    ml_folder.begin_processing(options.test_dir)
+    ml_folder.need_processing(options.test_dir)
     hosts = [f"algo-{number}" for number in range(1, options.instances + 1)]
     codes = []
     say("Starting a stand-in for S3")
@@ -66,23 +66,26 @@ def process(options: Namespace, root: Path) -> int:
         s3.fill(options.s3)
         environment = credentials(where.s3_url(s3.url)) | {"PROCESSING_JOB_NAME": JOB_NAME} | dict(options.env)
         command = ["process", *task_arguments(options, s3, root), *options.arguments]
+        ml_folder.begin_processing(options.test_dir)
         for host in hosts:
             say(f"Processing on {host}")
             mounts = ml_folder.for_processing(options.test_dir, host, hosts, root)
             model = ml_folder.PROCESSING_MODEL
             job = Job(command, mounts, JOB_STOP_SECONDS, environment, program=options.mount, model=model)
             with where.started(job, root, None) as instance:
-                asked_to_end = wait_for_end(instance)
+                signum = wait_for_end(instance)
             codes.append(exit_code(instance))
             say(f"{host} ended with exit code {codes[-1]}")
             ml_folder.show(options.test_dir, "output/message")
-            if asked_to_end:
+            if signum:
                 break
         if options.keep:
             s3.keep(options.keep, options.s3, root / LIST_FOLDER)
     if not options.tasks:
         ml_folder.list_files(options.test_dir / "processing" / "output")
-    return next((code for code in codes if code), 0)
+    # A program may well end with 0 when it is stopped, but then the job is not done.
+    stopped = 128 + signum if len(codes) < len(hosts) else 0
+    return next((code for code in codes if code), stopped)
 
 
 def task_arguments(options: Namespace, s3: S3Server, root: Path) -> list[str]:

@@ -120,14 +120,13 @@ def readable(environment: dict[str, str], target: IO[bytes]) -> Iterator[IO[byte
                 reader.wait(STOP_SECONDS)
 
 
-def wait_for_end(process: subprocess.Popen[bytes]) -> bool:
-    """Wait until a program ends, or a signal asks us to end it; returns whether one did, and forgets it."""
+def wait_for_end(process: subprocess.Popen[bytes]) -> int:
+    """Wait until a program ends, or a signal asks us to end it; returns which one, 0 for none, and forgets it."""
     global received_signal
     while process.poll() is None and not received_signal:
         time.sleep(0.05)
-    asked = received_signal != 0
-    received_signal = 0
-    return asked
+    number, received_signal = received_signal, 0
+    return number
 
 
 def wait_for_answer(

@@ -8,6 +8,10 @@ import sys
 from pathlib import Path
 
 import boto3
+from boto3.s3.transfer import TransferConfig
+
+IN_ONE_PART = TransferConfig(multipart_threshold=sys.maxsize)
+"""So that the ETag of each object is its MD5."""
 
 
 def main(what: str, *folders: str) -> None:
@@ -22,7 +26,7 @@ def fill(folder: Path) -> None:
     for bucket in sorted(path for path in folder.iterdir() if path.is_dir()):
         s3.create_bucket(Bucket=bucket.name)
         for path in sorted(path for path in bucket.rglob("*") if path.is_file()):
-            s3.upload_file(str(path), bucket.name, path.relative_to(bucket).as_posix())
+            s3.upload_file(str(path), bucket.name, path.relative_to(bucket).as_posix(), Config=IN_ONE_PART)
 
 
 def keep(target: Path, seeds: list[Path]) -> None:
@@ -46,7 +50,10 @@ def copy(s3, bucket: str, key: str, target: Path) -> None:
 
 
 def is_same(path: Path, etag: str) -> bool:
-    return path.is_file() and hashlib.md5(path.read_bytes()).hexdigest() == etag.strip('"')
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest() == etag.strip('"')
 
 
 if __name__ == "__main__":

@@ -96,6 +96,7 @@ install_debian_packages() {
 # Make .venv hold what these requirement files say; their paths start at the checkout.
 need_packages() {
   is_installed "$@" && return
+  is_ours || die "$venv is there already, and is not made by these scripts, which would empty it: move it away."
   # In a process group of its own, so that a signal does not wait for pip: half an installation is made anew anyway.
   trap 'kill -KILL -- "-${!:-}" 2>/dev/null || true' EXIT
   set -m
@@ -113,6 +114,9 @@ install_once() {
   "$python" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)'
   is_installed "$@" || install_packages "$@"
 }
+
+# Tell whether .venv is ours, whole or not, or there is nothing in it.
+is_ours() { [[ -e $venv/lock || -z $(ls -A "$venv" 2>/dev/null) ]]; }
 
 # Tell whether .venv is whole, still has the Python that it was made with, and holds these very files' packages.
 is_installed() {

@@ -16,7 +16,8 @@ at /opt/ml is the test-dir:
 
   input/config/*.json   the hyperparameters, the channels and the hosts
   input/data/<channel>  the data
-  model, output         emptied first; the model, and what else it makes
+  model                 the model; what was there before is moved to model.before, and lost the next time
+  output                emptied first; what else it makes
   checkpoints           kept from one run to the next"""
 
 AFTER = """\
@@ -34,7 +35,7 @@ def parse() -> Namespace:
 
 def train(options: Namespace, root: Path) -> int:
     where = place(options)
-    mounts = ml_folder.for_training(options.test_dir)
+    ml_folder.need_training(options.test_dir)
     say("Starting a stand-in for S3")
     with s3_server(root, where.s3_bind) as s3:
         s3.fill(options.s3)
@@ -45,6 +46,7 @@ def train(options: Namespace, root: Path) -> int:
             **dict(options.env),
         }
         say("Training")
+        mounts = ml_folder.begin_training(options.test_dir)
         job = Job(["train"], mounts, JOB_STOP_SECONDS, environment, program=options.mount)
         with where.started(job, root, None) as training:
             wait_for_end(training)

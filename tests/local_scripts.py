@@ -15,13 +15,15 @@ from quiet_port import quiet_port
 PROJECT = Path(__file__).parent.parent
 DEADLINE_SECONDS = 90.0
 
+MADE = shutil.ignore_patterns("__pycache__", "model", "model.before", "output", "checkpoints")
+"""What runs have made is not copied."""
+
 
 def copy_checkout(folder: Path) -> Path:
     """Copy what a checkout holds, with a space in its path, and with the packages that are installed already."""
     copy = folder / "a checkout"
     shutil.copytree(PROJECT / "container", copy / "container", ignore=shutil.ignore_patterns("__pycache__", ".*_cache"))
-    made = shutil.ignore_patterns("__pycache__", "model", "output", "checkpoints")
-    shutil.copytree(PROJECT / "local-test", copy / "local-test", ignore=made)
+    shutil.copytree(PROJECT / "local-test", copy / "local-test", ignore=MADE)
     for name in ("requirements.txt", ".venv"):
         (copy / name).symlink_to(PROJECT / name)
     return copy

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from local_scripts import DEADLINE_SECONDS, PROJECT, Script, copy_checkout, run_script, serving
+from local_scripts import DEADLINE_SECONDS, MADE, PROJECT, Script, copy_checkout, run_script, serving
 from quiet_port import quiet_port
 
 if TYPE_CHECKING:
@@ -47,7 +47,13 @@ def url(checkout: Path, trained: Script) -> Iterator[str]:
 @pytest.fixture
 def test_dir(checkout: Path, tmp_path: Path) -> Path:
     copy = tmp_path / "a test-dir"
-    shutil.copytree(checkout / "local-test" / "test-dir", copy)
+    shutil.copytree(checkout / "local-test" / "test-dir", copy, ignore=MADE)
+    return copy
+
+
+def checkout_without_packages(folder: Path) -> Path:
+    copy = copy_checkout(folder)
+    (copy / ".venv").unlink()
     return copy
 
 
@@ -128,6 +134,101 @@ def test_a_failed_payload_is_exit_code_1_and_says_what_the_program_said(
     assert "  payload.csv, row 1: petal_width is 'wide', not a length in centimetres.\n" in answer.stderr
 
 
+def test_a_task_that_is_not_valid_is_answered_with_each_of_its_faults(checkout: Path, url: str, tmp_path: Path) -> None:
+    path = tmp_path / "task.json"
+    path.write_text('{"pk": "x", "inputs": [{"relative_path": 3}]}')
+    answer = run_script(checkout, "predict.sh", "--url", url, path)
+    assert answer.process.returncode == 1
+    assert answer.stderr[:2] == ["The server answered 422.\n", "The task is not valid\n"]
+    assert "  body.inputs.0.bucket_name: Field required\n" in answer.stderr
+    assert "  body.output_bucket_name: Field required\n" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    "content_type", ["application/json; charset=utf-8", "Application/JSON", "application/geo+json"]
+)
+def test_a_failed_task_is_exit_code_1_whatever_its_content_type_looks_like(
+    checkout: Path, url: str, tmp_path: Path, content_type: str
+) -> None:
+    task = json.loads((checkout / "local-test/payload.json").read_text())
+    path = tmp_path / "task.json"
+    path.write_text(json.dumps(task | {"inputs": []}))
+    answer = run_script(checkout, "predict.sh", "--url", url, "--content-type", content_type, path)
+    assert answer.process.returncode == 1
+    assert "The task ended with return code 1.\n" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("tasks.json", '[{"pk": "a"}, {"pk": "b"}]', "is a list of tasks, which `process-local.sh --tasks "),
+        ("broken.json", '{"pk": "a"', "is not JSON (Expecting ',' delimiter: line 1 column 11 (char 10))"),
+        ("EMPTY.JSON", " \n", "is empty."),
+    ],
+)
+def test_json_that_can_not_be_answered_is_not_posted(
+    checkout: Path, tmp_path: Path, name: str, text: str, sentence: str
+) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    answer = run_script(checkout, "predict.sh", "--url", "http://127.0.0.1:9", path)
+    assert answer.process.returncode == 1
+    assert answer.said.startswith(f"predict: {path} {sentence}"), answer.said
+
+
+@pytest.mark.parametrize(
+    ("name", "content_type"),
+    [
+        ("a.csv", "text/csv"),
+        ("a.CSV", "text/csv"),
+        ("a.csv.gz", "application/gzip"),
+        ("a.tar.bz2", "application/x-bzip2"),
+        ("a.png", "image/png"),
+        ("a.geojson", "application/vnd.longshore.payload+json"),
+        ("a.webmanifest", "application/vnd.longshore.payload+json"),
+        ("a.jsonl", "application/jsonlines"),
+        ("a.mha", "application/octet-stream"),
+        ("a.odd", "application/octet-stream"),
+        ("a", "application/octet-stream"),
+    ],
+)
+def test_the_content_type_is_guessed_the_same_on_every_machine(
+    checkout: Path, tmp_path: Path, name: str, content_type: str
+) -> None:
+    # As if this machine's mime.types knew all of these otherwise.
+    table = tmp_path / "mime.types"
+    table.write_text("text/odd csv gz bz2 png geojson webmanifest jsonl mha odd\n")
+    known = f"import mimetypes; mimetypes.init([{str(table)!r}])"
+    code = f"{known}; import pathlib, predict; print(predict.guess(pathlib.Path({name!r})))"
+    command = [checkout / ".venv/bin/python", "-c", code]
+    seen = subprocess.run(command, cwd=checkout / "local-test", capture_output=True, text=True)
+    assert seen.stdout == f"{content_type}\n", seen.stderr
+
+
+@pytest.mark.parametrize("target", ["", "missing/answer.csv"])
+def test_a_file_that_the_answer_can_not_go_to_is_refused_before_the_post(
+    checkout: Path, tmp_path: Path, target: str
+) -> None:
+    options = ["--url", "http://127.0.0.1:9", "--output", tmp_path / target]
+    answer = run_script(checkout, "predict.sh", checkout / "local-test/payload.csv", *options)
+    assert answer.process.returncode == 64
+    assert f"folder{' ' if target else ':'}" in answer.stderr[-1]
+    assert "does not answer" not in answer.said
+
+
+def test_ctrl_c_while_waiting_for_an_answer_is_exit_code_130_without_more_words(checkout: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(DEADLINE_SECONDS)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        answer = Script(checkout, "predict.sh", "--url", url, checkout / "local-test/payload.csv")
+        connection, _ = listener.accept()
+        with connection:
+            connection.settimeout(DEADLINE_SECONDS)
+            assert connection.recv(1)
+            assert answer.end(signal.SIGINT) == 130
+    assert answer.said == ""
+
+
 def test_json_that_is_no_task_is_a_payload(checkout: Path, tmp_path: Path) -> None:
     path = tmp_path / "some.json"
     path.write_text('{"width": 3}')
@@ -185,9 +286,39 @@ def test_what_came_into_s3_is_kept(checkout: Path, trained: Script, tmp_path: Pa
     server.await_nothing_left()
 
 
+def test_what_was_in_s3_is_not_kept_however_large(checkout: Path, tmp_path: Path) -> None:
+    (tmp_path / "s3/scans").mkdir(parents=True)
+    (tmp_path / "s3/scans/large.mha").write_bytes(bytes(9 * 1024 * 1024))
+    kept = tmp_path / "kept"
+    job = run_script(checkout, "process-local.sh", "--host", "--s3", tmp_path / "s3", "--keep", kept)
+    assert job.process.returncode == 0, job.said
+    assert not list(kept.rglob("*.mha"))
+
+
+def test_what_is_kept_goes_where_the_user_stands(checkout: Path, trained: Script, tmp_path: Path) -> None:
+    kept = Path(os.path.relpath(tmp_path / "kept"))
+    options = ["--tasks", checkout / "local-test/tasks.json", "--keep", kept]
+    job = run_script(checkout, "process-local.sh", "--host", *options)
+    assert job.process.returncode == 0, job.said
+    assert (tmp_path / "kept/example/predictions/garden/garden.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"), [("--keep", "is not a folder"), ("--mount", "it must be a checkout's container/")]
+)
+def test_a_path_that_an_option_can_not_use_is_refused_at_the_start(
+    checkout: Path, tmp_path: Path, option: str, sentence: str
+) -> None:
+    path = tmp_path if option == "--mount" else checkout / "local-test/payload.csv"
+    job = run_script(checkout, "serve-local.sh", "--host", option, path)
+    assert job.process.returncode == 64
+    assert sentence in job.stderr[-1]
+
+
 def test_a_key_chooses_no_place_outside_the_folder_that_is_kept(bucket: "Bucket", tmp_path: Path) -> None:
     bucket.put("fine/a.txt", "fine")
-    bucket.put("up/../../../b.txt", "not fine")
+    outside = f"outside-of-{bucket.name}"
+    bucket.put(f"up/../../../{outside}", "not fine")
     target = tmp_path / "deep" / "kept"
     environment = os.environ | {"AWS_ENDPOINT_URL_S3": bucket.endpoint}
     command = [PROJECT / ".venv/bin/python", PROJECT / "local-test/s3_folder.py", "keep", target]
@@ -195,7 +326,7 @@ def test_a_key_chooses_no_place_outside_the_folder_that_is_kept(bucket: "Bucket"
     assert ended.returncode == 0, ended.stderr
     assert (target / bucket.name / "fine/a.txt").read_text() == "fine"
     assert "is not copied" in ended.stderr
-    assert not list(tmp_path.rglob("b.txt"))
+    assert not list(tmp_path.rglob(outside))
 
 
 def test_edited_code_is_served(checkout: Path, tmp_path: Path) -> None:
@@ -252,6 +383,36 @@ def test_processing_passes_its_arguments_on(checkout: Path, test_dir: Path, tmp_
     assert "==> output/message: " in processing.said
 
 
+def test_a_job_that_is_stopped_before_all_instances_ran_has_not_succeeded(
+    checkout: Path, test_dir: Path, tmp_path: Path
+) -> None:
+    command = program(tmp_path, "trap 'exit 0' TERM; echo running; while :; do sleep 0.05; done")
+    options = ["--test-dir", test_dir, "--instances", "3", f"--env=ALGORITHM_ENTRYPOINT={command}"]
+    job = Script(checkout, "process-local.sh", "--host", *options)
+    job.await_word("running\n")
+    assert job.end(signal.SIGTERM) == 128 + signal.SIGTERM, job.said
+    assert "==> algo-1 ended with exit code 0\n" in job.stderr
+    assert "algo-2" not in job.said
+
+
+@pytest.mark.parametrize("text", ["", "null", "{}"])
+def test_a_description_of_the_instances_that_says_nothing_is_as_none(checkout: Path, test_dir: Path, text: str) -> None:
+    (test_dir / "config/resourceconfig.json").write_text(text)
+    job = run_script(checkout, "process-local.sh", "--host", "--test-dir", test_dir, algorithm("does_nothing"))
+    assert job.process.returncode == 0, job.said
+
+
+@pytest.mark.parametrize(("text", "sentence"), [("{", "is not JSON."), ("[1]", "is not a JSON object.")])
+def test_a_description_of_the_instances_that_is_odd_is_named(
+    checkout: Path, test_dir: Path, text: str, sentence: str
+) -> None:
+    described = test_dir / "config/resourceconfig.json"
+    described.write_text(text)
+    job = run_script(checkout, "process-local.sh", "--host", "--test-dir", test_dir)
+    assert job.process.returncode == 1
+    assert job.said == f"process-local: {described} {sentence}\n"
+
+
 def test_a_list_of_tasks_is_spread_over_instances(checkout: Path, trained: Script, tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     tasks = checkout / "local-test/tasks.json"
@@ -266,6 +427,8 @@ def test_a_list_of_tasks_is_spread_over_instances(checkout: Path, trained: Scrip
 
 
 def test_a_run_leaves_nothing_that_git_would_add(checkout: Path, trained: Script) -> None:
+    assert run_script(checkout, "train-local.sh", "--host").process.returncode == 0
+    assert (checkout / "local-test/test-dir/model.before/decision-tree.joblib").is_file()
     run_script(checkout, "process-local.sh", "--host")
     git = ["git", "-C", str(checkout)]
     subprocess.run([*git, "init", "--quiet"], check=True)
@@ -291,6 +454,78 @@ def test_a_folder_that_is_no_test_dir_is_not_emptied(checkout: Path, tmp_path: P
     assert job.process.returncode == 1
     assert "can't be used as /opt/ml" in job.said
     assert (tmp_path / "output/precious").read_text() == "mine"
+
+
+def test_the_model_of_before_is_kept_until_the_next_training(checkout: Path, test_dir: Path, tmp_path: Path) -> None:
+    command = program(tmp_path, "exit 3")
+    fails = ["--host", "--test-dir", test_dir, f"--env=ALGORITHM_TRAIN_ENTRYPOINT={command}"]
+    for name in ("old", "new"):
+        (test_dir / "model/of").mkdir(parents=True)
+        (test_dir / "model/of" / name).write_text("mine")
+        training = run_script(checkout, "train-local.sh", *fails)
+        assert training.process.returncode == 3, training.said
+        assert f"==> What was in {test_dir}/model is in {test_dir}/model.before now\n" in training.stderr
+        assert list((test_dir / "model").iterdir()) == []
+    # A training that failed left no model, and the next takes nothing away.
+    run_script(checkout, "train-local.sh", *fails)
+    assert [path.name for path in (test_dir / "model.before/of").iterdir()] == ["new"]
+
+
+def test_nothing_is_emptied_for_a_training_that_does_not_begin(checkout: Path, test_dir: Path) -> None:
+    for name in ("model", "output"):
+        (test_dir / name).mkdir()
+        (test_dir / name / "precious").write_text("mine")
+    training = Script(checkout, "train-local.sh", "--host", "--test-dir", test_dir)
+    training.await_word("==> Starting a stand-in")
+    training.end(signal.SIGINT)
+    assert "==> Training\n" not in training.said
+    for name in ("model", "output"):
+        assert (test_dir / name / "precious").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "link"),
+    [
+        ("train-local.sh", "model"),
+        ("train-local.sh", "output"),
+        ("process-local.sh", "output"),
+        ("process-local.sh", "processing/output"),
+    ],
+)
+def test_a_link_in_the_place_of_a_folder_that_is_emptied_is_refused(
+    checkout: Path, test_dir: Path, tmp_path: Path, name: str, link: str
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "precious").write_text("mine")
+    (test_dir / link).symlink_to(data)
+    job = run_script(checkout, name, "--host", "--test-dir", test_dir)
+    assert job.process.returncode == 1
+    assert f"{test_dir / link} leads to {data}, which would be emptied" in job.said
+    assert (data / "precious").read_text() == "mine"
+
+
+def test_a_venv_of_the_users_own_is_left_alone(tmp_path: Path) -> None:
+    checkout = checkout_without_packages(tmp_path)
+    (checkout / ".venv").mkdir()
+    (checkout / ".venv/pyvenv.cfg").write_text("mine")
+    job = run_script(checkout, "train-local.sh", "--host")
+    assert job.process.returncode == 1
+    assert f"{checkout}/.venv is there already, and is not made by these scripts" in job.said
+    assert [path.name for path in (checkout / ".venv").iterdir()] == ["pyvenv.cfg"]
+
+
+def test_a_venv_that_was_left_half_made_is_made_anew(tmp_path: Path) -> None:
+    checkout = checkout_without_packages(tmp_path)
+    (checkout / ".venv").mkdir()
+    for name in ("lock", "pyvenv.cfg", "rest"):
+        (checkout / ".venv" / name).touch()
+    # Such a file is an installation without any download.
+    (checkout / "nothing.txt").write_text("# no package\n")
+    install = 'set -euo pipefail; source "$0/local-test/setup.sh"; find_python; need_packages nothing.txt; is_whole'
+    ended = subprocess.run(["bash", "-c", install, checkout], capture_output=True, text=True, timeout=DEADLINE_SECONDS)
+    assert ended.returncode == 0, ended.stderr
+    assert not (checkout / ".venv/rest").exists()
 
 
 def test_a_port_that_is_taken_is_named(checkout: Path) -> None:
