@@ -127,7 +127,8 @@ def end_orphans(but: int = 0) -> None:
     deadline = time.monotonic() + ORPHANS_SECONDS
     while (orphans := [pid for pid in _all_children() if pid != but]) and time.monotonic() < deadline:
         for pid in orphans:
-            os.kill(pid, signal.SIGKILL)  # none is reaped by anyone but us, so none is another process by now
+            with suppress(PermissionError):  # of another user, and we lack CAP_KILL
+                os.kill(pid, signal.SIGKILL)  # none is reaped by anyone but us, so none is another process by now
         reap_orphans(but)
         time.sleep(0.01)
 

@@ -13,7 +13,7 @@ from .errors import SettingsInvalid, StartFailed
 from .lost_tasks import COMMAND as STORE_LOST_RESULTS
 from .lost_tasks import store_lost_results
 from .settings import Settings, ml_path_of
-from .usage import PROCESSING_JOB, USAGE
+from .usage import USAGE, is_processing_job
 
 NOTES: dict[str, Literal["failure", "message"]] = {"train": "failure", "process": "message"}
 """What SageMaker reads of a job that failed, by its command."""
@@ -42,10 +42,11 @@ def _starting(command: Callable[..., int]) -> Callable[..., None]:
 
 def _told(command: str) -> AbstractContextManager[None]:
     """Have why a job could not begin said where SageMaker looks for it."""
+    if command == "usage" and is_processing_job(ml_path_of()):
+        command = "process"
     if command not in NOTES:
         return nullcontext()
-    from .exit_note import ExitNote
-    from .plain_job import told
+    from .exit_note import ExitNote, told
 
     return told(ExitNote(ml_path_of(), NOTES[command]))
 
@@ -147,7 +148,7 @@ def store_lost(settings: Settings) -> int:
 @_starting
 def usage(settings: Settings) -> int:
     """Say how the image is used: its command when nobody names another, except in a Processing job."""
-    if (settings.ml_path / PROCESSING_JOB).is_file():
+    if is_processing_job(settings.ml_path):
         from .processing_job import process as run_processing
 
         return run_processing(settings, [])

@@ -259,6 +259,11 @@ class CommandNotRunnable(TaskError):
     sentence = "The command defined by the containers ENTRYPOINT and CMD instructions can not be executed"
 
 
+class ArgumentsUnusable(CommandNotRunnable):
+    code = "arguments_unusable"
+    hint = "Its arguments and variables are too long, or hold a character that they may not."
+
+
 class AlgorithmFailed(TaskError):
     """Says that the algorithm ended with a code other than 0; 128 + n stands for signal n, as in a shell."""
 

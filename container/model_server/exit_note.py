@@ -6,14 +6,17 @@ SageMaker shows its first 1,024 bytes to the job's owner, and fails a Processing
 import os
 import secrets
 import stat
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import click
+
 from .beneath import OPEN_FOLDER
+from .errors import SettingsInvalid, StartFailed
 from .logs import logger
 
 MAX_BYTES = 1024
@@ -58,6 +61,9 @@ class ExitNote:
 
     def _repair(self, output: int) -> None:
         if not self._is_written(output):
+            with suppress(FileNotFoundError, IsADirectoryError):
+                if not stat.S_ISREG(os.stat(self.name, dir_fd=output, follow_symlinks=False).st_mode):
+                    os.unlink(self.name, dir_fd=output)  # a pipe, a socket or a link is nothing to upload
             return
         file = os.open(self.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=output)
         with open(file, "rb") as reader:
@@ -86,6 +92,22 @@ class ExitNote:
         except OSError:
             os.unlink(fresh, dir_fd=output)
             raise
+
+
+@contextmanager
+def told(note: ExitNote) -> Iterator[None]:
+    """Tell the job's owner why it could not begin."""
+    try:
+        yield
+    except click.ClickException as error:
+        note.write(error.format_message())
+        raise
+    except (SettingsInvalid, StartFailed) as error:
+        note.write(str(error))
+        raise
+    except Exception:
+        note.write("An unexpected error occurred, and the job's log names it")
+        raise
 
 
 def bounded(text: str) -> bytes:

@@ -38,6 +38,22 @@ def _find(folder: Path, name: str) -> Path:
     return folder / (name if name in names or not alike else alike[0])
 
 
+def read_resources(folder: Path) -> dict[str, Any]:
+    """Return what resourceconfig.json says; raises ConfigurationInvalid, also for hosts that can't be names."""
+    config = read_config(folder, "resourceconfig.json")
+    current, hosts = config.get("current_host"), config.get("hosts")
+    if not isinstance(hosts, list | None) or not all(map(_is_host, hosts or [])):
+        raise ConfigurationInvalid(f"{folder}/resourceconfig.json names no list of `hosts`")
+    if current is not None and not _is_host(current):
+        raise ConfigurationInvalid(f"{folder}/resourceconfig.json: `current_host` is no name of a host")
+    return config
+
+
+def _is_host(name: Any) -> bool:
+    """Say whether a value can be the name of a host, which is that of a folder too."""
+    return isinstance(name, str) and "/" not in name and name not in ("", ".", "..")
+
+
 class Instances(NamedTuple):
     """The instances of a job in an order that all of them agree on, and which of them this is."""
 
@@ -50,12 +66,11 @@ def read_instances(folder: Path) -> Instances | None:
 
     It refuses to guess: an instance that took itself for the only one would do the work of the others again.
     """
-    config = read_config(folder, "resourceconfig.json")
+    config = read_resources(folder)
     current, hosts = config.get("current_host"), config.get("hosts")
     if current is None and hosts is None:
         return None
-    if not isinstance(hosts, list) or not all(isinstance(host, str) and host for host in hosts):
-        raise ConfigurationInvalid(f"{folder}/resourceconfig.json names no list of `hosts`")
-    if len(set(hosts)) != len(hosts) or not isinstance(current, str) or current not in hosts:
+    hosts = hosts or []
+    if current is None or current not in hosts or len(set(hosts)) != len(hosts):
         raise ConfigurationInvalid(f"{folder}/resourceconfig.json: `hosts` does not name `current_host` just once")
     return Instances(current, sorted(hosts))

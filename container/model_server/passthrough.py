@@ -18,7 +18,6 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from .children import JOB_STOP_SECONDS, STOP_SIGNALS, adopt_orphans, end_orphans, reap_orphans, signal_socket
-from .logs import logger
 from .processes import end_group, group_exists, signal_group, signal_name
 from .program import Program
 
@@ -30,6 +29,7 @@ READ_BYTES = 64 * 1024
 KEPT_BYTES = 8 * 1024
 GROUP_POLL_SECONDS = 0.02
 STUCK_STDERR_SECONDS = 10.0
+STUCK_STDERR_SECONDS_ONCE_ASKED = 2.0
 
 
 class Ended(NamedTuple):
@@ -85,7 +85,7 @@ class _Run:
             self._step(None)  # the others of the group may have a checkpoint of their own
         end_group(group)
         end_orphans()
-        self._stderr.end()
+        self._stderr.end(STUCK_STDERR_SECONDS_ONCE_ASKED if self._asked_by else STUCK_STDERR_SECONDS)
         return Ended(128 - code if code < 0 else code, self._asked_by, self._outstayed, self._stderr.last)
 
     def _step(self, leader: int | None) -> dict[int, int]:
@@ -114,11 +114,11 @@ class _Run:
         reap_orphans(but=self._process.pid)
 
     def _ask_to_end(self, signum: int) -> None:
+        signal_group(self._process.pid, signum)
         if not self._asked_by:
-            logger.info("Received %s: the algorithm has %g s to end", signal_name(signum), self._checkpoint_seconds)
+            self._stderr.say(f"Received {signal_name(signum)}: the algorithm has {self._checkpoint_seconds:g} s to end")
             self._asked_by = signum
             self._kill_at = time.monotonic() + self._checkpoint_seconds
-        signal_group(self._process.pid, signum)
 
 
 class _Tee:
@@ -147,7 +147,12 @@ class _Tee:
         elif not self._unsent and self._pipe in ready:
             self._take(READ_BYTES)
 
-    def end(self) -> None:
+    def say(self, sentence: str) -> None:
+        """Put a line of ours behind what the program has said so far: a logger would wait for a reader."""
+        begin = b"" if self.last[-1:] in (b"", b"\n") else b"\n"
+        self._unsent += begin + f"longshore: {sentence}\n".encode()
+
+    def end(self, stuck_seconds: float) -> None:
         """Take what the pipe holds now as the last of it: a daemon may hold its other end for ever."""
         number = array.array("i", [0])
         fcntl.ioctl(self._pipe, termios.FIONREAD, number)
@@ -156,7 +161,7 @@ class _Tee:
             left -= self._take(left)
         poll = select.poll()
         poll.register(STDERR, select.POLLOUT)
-        while self._unsent and poll.poll(STUCK_STDERR_SECONDS * 1000):
+        while self._unsent and poll.poll(stuck_seconds * 1000):
             self._send()
 
     def _take(self, most: int) -> int:

@@ -2,24 +2,23 @@
 
 import logging
 import os
+import select
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-
-import click
 
 from .directories import make_writable
 from .errors import (
     AlgorithmFailed,
+    ArgumentsUnusable,
     CommandForbidden,
     CommandMissing,
     CommandNotRunnable,
     GroupMissing,
     LongshoreError,
     SettingsInvalid,
-    StartFailed,
     UserInvalid,
     UserMissing,
 )
@@ -31,12 +30,14 @@ from .program import Program
 from .settings import Settings
 from .user import look_up
 
+SAY_SECONDS = 1.0
 OPEN = stat.S_IROTH | stat.S_IXOTH
 
 EXIT_CODES: dict[type[LongshoreError], int] = {
     CommandMissing: 127,
     CommandForbidden: 126,
     CommandNotRunnable: 126,
+    ArgumentsUnusable: 126,
     UserInvalid: SettingsInvalid.EXIT_CODE,
     UserMissing: SettingsInvalid.EXIT_CODE,
     GroupMissing: SettingsInvalid.EXIT_CODE,
@@ -50,22 +51,6 @@ def log_plainly(level: str) -> None:
     lines.setFormatter(logging.Formatter("longshore: %(message)s"))
     logging.getLogger().handlers = [lines]
     logger.setLevel(level)
-
-
-@contextmanager
-def told(note: ExitNote) -> Iterator[None]:
-    """Tell the job's owner why it could not begin."""
-    try:
-        yield
-    except click.ClickException as error:
-        note.write(error.format_message())
-        raise
-    except (SettingsInvalid, StartFailed) as error:
-        note.write(str(error))
-        raise
-    except Exception:
-        note.write("An unexpected error occurred, and the job's log names it")
-        raise
 
 
 def prepare_folders(settings: Settings, folders: Iterable[Path]) -> None:
@@ -109,16 +94,19 @@ def run_job(settings: Settings, argv: Sequence[str], environment: Mapping[str, s
         code, last_stderr = ended.code, ended.last_stderr
         sentence = _sentence(ended)
     if code:
-        _say(sentence, begin_line=last_stderr[-1:] not in (b"", b"\n"))
-        note.write(with_last_lines(sentence, last_stderr))
+        note.write(with_last_lines(sentence, last_stderr))  # first: nobody may be reading our stderr
+        say(sentence, begin_line=last_stderr[-1:] not in (b"", b"\n"))
     return code
 
 
-def _say(sentence: str, begin_line: bool) -> None:
+def say(sentence: str, begin_line: bool = False) -> None:
     """Write a line of ours to stderr, where the algorithm may have left one open."""
     line = f"longshore: {sentence}\n".encode(errors="backslashreplace")
+    poll = select.poll()
+    poll.register(STDERR, select.POLLOUT)
     with suppress(OSError):  # nobody reads it
-        os.write(STDERR, b"\n" + line if begin_line else line)
+        if poll.poll(SAY_SECONDS * 1000):
+            os.write(STDERR, (b"\n" + line if begin_line else line)[: select.PIPE_BUF])  # no more is free for sure
 
 
 def _sentence(ended: Ended) -> str:

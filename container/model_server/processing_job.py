@@ -3,7 +3,9 @@
 https://docs.aws.amazon.com/sagemaker/latest/dg/build-your-own-processing-container.html
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -12,8 +14,9 @@ from .exit_note import ExitNote
 from .folder_links import linked
 from .job_config import read_config
 from .logs import logger
-from .plain_job import log_plainly, make_folders, prepare_folders, run_job, warn_of_closed
+from .plain_job import log_plainly, make_folders, prepare_folders, run_job, say, warn_of_closed
 from .settings import DEFAULT_ML_PATH, Settings
+from .stray_outputs import StrayOutputs
 
 INPUT_OPTION = "--input_path"
 OUTPUT_OPTION = "--output_path"
@@ -40,16 +43,40 @@ def _run(
     if source is None or not source.is_dir():
         make_folders([source := default])
     destination = _moved(arguments, OUTPUT_OPTION, settings.output_path) or data / "output"
+    if destination.suffix and not destination.exists():
+        destination = destination.parent  # the name of a file that the algorithm is to write
     output = settings.ml_path / "output"
     prepare_folders(settings, [output, destination, *_output_folders(config, settings.ml_path)])
     warn_of_closed(settings, [source])
     environment = dict(settings.job_environment)
+    here = None
+    with suppress(OSError):  # it was removed
+        here = os.getcwd()
     with linked(settings.input_path, source) as has_input, linked(settings.output_path, destination) as has_output:
+        if here:
+            with suppress(OSError):
+                os.chdir(here)  # by its path: it may be one of the two, which is another folder now
         if not has_input:
             environment["ALGORITHM_INPUT_PATH"] = str(source)
         if not has_output:
             environment["ALGORITHM_OUTPUT_PATH"] = str(destination)
-        return run_job(settings, argv, environment, note)
+        stray = None if has_output else StrayOutputs(settings.output_path)
+        code = run_job(settings, argv, environment, note)
+        return _keep(stray, settings.output_path, destination, note) or code if stray else code
+
+
+def _keep(stray: StrayOutputs, folder: Path, destination: Path, note: ExitNote) -> int:
+    """Bring to the job's output what would not be stored else, and return 1 where that can't be done."""
+    try:
+        copied = stray.copy_to(destination)
+    except OSError as error:
+        sentence = f"What the algorithm wrote to {folder} could not be copied to {destination}: {error.strerror}"
+        note.write(sentence)
+        say(sentence)
+        return 1
+    if copied:
+        say(f"{copied} files of {folder} are copied to {destination}")
+    return 0
 
 
 def _moved(arguments: Sequence[str], option: str, default: Path) -> Path | None:

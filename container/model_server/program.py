@@ -1,5 +1,6 @@
 """The algorithm's program: what is started, as whom, in which environment and within which memory."""
 
+import errno
 import resource
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Self
 
-from .errors import AlgorithmNotStarted, CommandForbidden, CommandMissing, CommandNotRunnable
+from .errors import AlgorithmNotStarted, ArgumentsUnusable, CommandForbidden, CommandMissing, CommandNotRunnable
 from .settings import Settings
 from .user import SAME_USER, User, look_up
 
@@ -64,8 +65,10 @@ class Program:
             raise CommandForbidden from error
         except (BlockingIOError, MemoryError) as error:
             raise AlgorithmNotStarted from error
-        except (OSError, ValueError) as error:  # not a program of this machine; too long; a NUL in an argument
-            raise CommandNotRunnable from error
+        except ValueError as error:
+            raise ArgumentsUnusable from error
+        except OSError as error:
+            raise (ArgumentsUnusable if error.errno == errno.E2BIG else CommandNotRunnable) from error
 
 
 def _limit_data(limit: int) -> None:

@@ -5,20 +5,24 @@ itself sets none of them, and the toolkit's win over those of the image and of t
 """
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from .cpus import usable_cpus
 from .errors import ConfigurationInvalid
-from .job_config import read_config
+from .job_config import read_config, read_resources
+from .logs import logger
 
 OF_SAGEMAKER = re.compile(r"sagemaker_.*|_tuning_objective_metric|default_user_module_name", re.DOTALL)
 """Hyperparameters that are words between SageMaker's own programs; an argparse of the author's would refuse them."""
 
 NVIDIA_DEVICE = re.compile(r"nvidia[0-9]+")
 INFO_LEVEL = 20
+MAX_VARIABLE_BYTES = 128 * 1024
+"""What Linux takes for NAME=text with the zero at its end; one that is longer would keep the program from starting."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Training:
                     f"The channel {name} has TrainingInputMode Pipe, which is not supported: use File or FastFile"
                 )
         own = {name: value for name, value in hyperparameters.items() if name and not OF_SAGEMAKER.fullmatch(name)}
-        training = cls(ml_path, own, channels, read_config(config, "resourceconfig.json"))
+        training = cls(ml_path, own, channels, read_resources(config))
         if "\0" in "".join(training.arguments):
             raise ConfigurationInvalid("A hyperparameter holds a NUL character, which no argument can")
         return training
@@ -99,7 +103,19 @@ class Training:
         values |= {f"channel_{name}": folder for name, folder in folders.items()}
         texts = {name: _text(value) for name, value in values.items()}
         texts |= {f"hp_{name}": _hyperparameter(value) for name, value in self.hyperparameters.items()}
-        return {f"SM_{name.upper()}": text for name, text in texts.items() if _is_name(name)}
+        return _that_fit({f"SM_{name.upper()}": text for name, text in texts.items() if _is_name(name)})
+
+
+def _that_fit(variables: dict[str, str]) -> dict[str, str]:
+    """Return the variables that a program can be started with; our log names the others."""
+    fit = {
+        name: text
+        for name, text in variables.items()
+        if len(f"{name}={text}".encode(errors="replace")) < MAX_VARIABLE_BYTES
+    }
+    if left_out := sorted(variables.keys() - fit.keys()):
+        logger.warning("Too long for the environment, so not set: %s", ", ".join(left_out))
+    return fit
 
 
 def usable_gpus(devices: Path = Path("/dev")) -> int:
@@ -112,13 +128,18 @@ def _decoded(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value, parse_constant=_no_number)
+        return json.loads(value, parse_constant=_no_number, parse_float=_finite)
     except (ValueError, RecursionError):
         return value
 
 
-def _no_number(name: str) -> Any:
+def _no_number(name: str) -> NoReturn:
     raise ValueError(name)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _no_number(text)  # 1e400 would become Infinity, which is no JSON
 
 
 def _argument(value: Any) -> str:

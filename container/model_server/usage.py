@@ -1,5 +1,7 @@
 """What the image does when nobody says what it is to do: `docker run IMAGE` alone."""
 
+from pathlib import Path
+
 USAGE = """\
 Say what this image is to do:
 
@@ -11,5 +13,7 @@ Say what this image is to do:
 The program is what ALGORITHM_ENTRYPOINT names, else /opt/algorithm/run. `docker run IMAGE longshore --help` says more.
 """
 
-PROCESSING_JOB = "config/processingjobconfig.json"
-"""What only a Processing job has in the ml folder; one without entrypoint and arguments starts the image like this."""
+
+def is_processing_job(ml_path: Path) -> bool:
+    """Say whether there is what only a Processing job has; one without entrypoint and arguments starts like this."""
+    return (ml_path / "config" / "processingjobconfig.json").is_file()

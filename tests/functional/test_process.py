@@ -103,6 +103,13 @@ def test_the_jobs_data_are_the_input_and_the_output_folder(job: Job) -> None:
     assert ended.stderr == b""
 
 
+def test_a_working_directory_that_becomes_a_link_is_the_jobs_folder(job: Job) -> None:
+    job.output.mkdir()
+    ended = job.run("process", "echo made > result", cwd=job.output)
+    assert ended.returncode == 0, ended.stderr
+    assert (job.ml / "processing" / "output" / "result").read_text() == "made\n"
+
+
 def test_folders_of_the_image_are_as_they_were_when_the_job_is_over(job: Job) -> None:
     job.input.mkdir(mode=0o750)
     ended = job.run("process", f"test -L {job.input} && test -L {job.output}")
@@ -142,6 +149,40 @@ def test_a_folder_that_holds_something_stays_and_the_program_is_told_the_true_on
     assert ended.stdout.decode() == f"kept\n{true_one}\n{job.output}\n"
     assert ended.stderr.decode() == f"longshore: {job.input} does not lead to {true_one}: Directory not empty\n"
     assert (job.input / "kept").exists()
+
+
+STRAY = "mkdir {0}/set; echo new >{0}/set/result; ln -s set {0}/link; mkfifo {0}/pipe; echo more >>{0}/changed"
+
+
+def test_results_in_a_folder_that_can_be_no_link_are_stored_all_the_same(job: Job) -> None:
+    job.output.mkdir()
+    for name in ("mine", "changed"):
+        (job.output / name).write_text("before ")
+    destination = job.ml / "processing" / "output"
+    ended = job.run("process", STRAY.format(job.output))
+    assert ended.returncode == 0
+    assert f"2 files of {job.output} are copied to {destination}" in ended.stderr.decode()
+    kept = {str(path.relative_to(destination)): path.read_text() for path in destination.rglob("*") if path.is_file()}
+    assert kept == {"set/result": "new\n", "changed": "before more\n"}
+
+
+def test_results_that_can_not_be_stored_fail_the_job(job: Job) -> None:
+    job.output.mkdir()
+    (job.output / "mine").write_text("")
+    destination = job.ml / "processing" / "output"
+    ended = job.run("process", f"echo result >{job.output}/result; rm -r {destination}; touch {destination}")
+    assert ended.returncode == 1
+    sentence = f"What the algorithm wrote to {job.output} could not be copied to {destination}: "
+    assert job.message.read_text().startswith(sentence)
+    assert sentence in ended.stderr.decode()
+
+
+def test_an_output_path_that_is_a_files_name_becomes_no_folder(job: Job) -> None:
+    file = job.ml / "processing" / "output" / "run" / "result.json"
+    script = 'echo done >"$2"; echo more >' + f"{job.output}/other"
+    assert job.run("process", script, "--output_path", str(file)).returncode == 0
+    assert file.read_text() == "done\n"
+    assert (file.parent / "other").read_text() == "more\n"
 
 
 def test_what_a_program_puts_in_the_place_of_a_link_stays(job: Job) -> None:
@@ -268,3 +309,15 @@ def test_input_that_the_algorithms_user_may_not_read_is_said(job: Job) -> None:
         folder.chmod(mode)
         ended = job.run("process", ["/bin/true"], env={"ALGORITHM_USER": str(uid)})
         assert (closed + str(uid) in ended.stderr.decode()) == is_said
+
+
+def test_a_job_without_entrypoint_and_arguments_has_its_message_too(job: Job) -> None:
+    job.config("processingjobconfig.json", {}, "config")
+    assert job.run("longshore", None, "usage").returncode == 78
+    assert job.message.read_text().startswith("ALGORITHM_ENTRYPOINT: names no command")
+
+
+@pytest.mark.parametrize("make", ["mkfifo {}", "ln -s /etc/hostname {}"])
+def test_a_message_that_is_no_file_is_removed(job: Job, make: str) -> None:
+    assert job.run("process", make.format(job.message)).returncode == 0
+    assert not os.path.lexists(job.message)

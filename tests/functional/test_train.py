@@ -42,6 +42,16 @@ def test_hyperparameters_are_arguments_after_those_of_the_command(job: Job) -> N
     ]
 
 
+def test_variables_too_long_for_linux_are_left_out_and_named(job: Job) -> None:
+    job.config("hyperparameters.json", {f"name{number}": "x" * 2500 for number in range(100)})
+    ended = job.run("train", PRINT_ENVIRONMENT)
+    assert ended.returncode == 0, ended.stderr
+    told = environment_of(ended)
+    assert told["SM_HP_NAME99"] == "x" * 2500
+    assert not {"SM_HPS", "SM_TRAINING_ENV", "SM_USER_ARGS"} & told.keys()
+    assert b"not set: SM_HPS, SM_TRAINING_ENV, SM_USER_ARGS\n" in ended.stderr
+
+
 def test_a_shell_line_finds_its_arguments(job: Job) -> None:
     job.config("hyperparameters.json", {"epochs": "10"})
     ended = job.run("train", None, "one", env={"ALGORITHM_TRAIN_ENTRYPOINT": 'echo "$@"'})
@@ -171,6 +181,27 @@ def test_a_stderr_that_nobody_reads_costs_the_lines_only(job: Job) -> None:
     process.stderr.close()
     assert process.wait(DEADLINE_SECONDS) == 5
     assert "0123456789" in job.failure.read_text()
+
+
+def test_a_stderr_that_is_not_read_does_not_keep_a_signal_from_the_program(job: Job) -> None:
+    script = (
+        "import os, signal, sys, threading, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (open(sys.argv[1], 'w').close(), os._exit(0)))\n"
+        "threading.Thread(target=lambda: os.write(2, b'x' * 400000), daemon=True).start()\n"
+        "print('running', flush=True)\n"
+        "while True: time.sleep(0.1)\n"
+    )
+    process = job.start("train", [sys.executable, "-c", script, str(job.root / "checkpoint")])
+    assert process.stdout.readline() == b"running\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(DEADLINE_SECONDS) == 0
+    assert (job.root / "checkpoint").exists()
+
+
+def test_a_stderr_that_is_not_read_does_not_keep_the_note_from_sagemaker(job: Job) -> None:
+    process = job.start("train", "head -c 100000 /dev/zero | tr '\\0' x >&2; exit 3")
+    assert process.wait(2 * DEADLINE_SECONDS) == 3
+    assert job.failure.read_text().startswith("The algorithm ended with exit code 3")
 
 
 # -- how it ends
@@ -370,3 +401,20 @@ def test_the_limit_on_memory_holds(job: Job) -> None:
 def test_a_user_that_does_not_exist_is_said(job: Job, user: str) -> None:
     assert job.run("train", "exit 0", env={"ALGORITHM_USER": user}).returncode == 78
     assert "USER" in job.failure.read_text()
+
+
+@pytest.mark.parametrize(
+    "resources",
+    [{"hosts": 5}, {"hosts": "algo-1"}, {"hosts": ["a", 1]}, {"current_host": 1}, {"current_host": "../../other"}],
+)
+def test_hosts_that_can_be_no_names_are_said(job: Job, resources: dict[str, Any]) -> None:
+    job.config("resourceconfig.json", resources)
+    assert job.run("train", "exit 0").returncode == 78
+    assert "resourceconfig.json" in job.failure.read_text()
+
+
+@pytest.mark.parametrize("value", ["x" * 200_000, "\ud800"])
+def test_arguments_that_can_not_be_passed_on_are_said(job: Job, value: str) -> None:
+    job.config("hyperparameters.json", {"long": value})
+    assert job.run("train", "exit 0").returncode == 126
+    assert "too long, or hold a character that they may not" in job.failure.read_text()

@@ -16,7 +16,8 @@ LAYERS = [
     ["scoreboard", "setting_types", "user", "job_config"],
     ["settings", "task", "beneath", "cancellation", "run_folder", "logs", "slot", "archive", "untar"],
     ["command", "program", "folder", "client", "admission", "storage", "process_output", "ledger", "algorithm_output"]
-    + ["loopback_call", "resident_channel", "exit_note", "shares", "training_environment", "program_check"],
+    + ["loopback_call", "resident_channel", "exit_note", "stray_outputs", "shares", "training_environment"]
+    + ["program_check"],
     ["children", "directories", "linked_input", "process", "stage_in", "stage_out", "tarball", "folder_links"],
     ["payload", "payload_answer", "result", "nginx", "task_list", "algorithm_server", "passthrough", "image_check"],
     ["lost_tasks", "payload_http", "resident", "runner", "set_up", "plain_job"],

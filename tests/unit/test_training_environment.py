@@ -29,6 +29,7 @@ def training(hyperparameters: dict[str, Any], **more: Any) -> Training:
         ("false", "False", "false"),
         ("null", "", ""),
         ("NaN", "NaN", "NaN"),
+        ("1e400", "1e400", "1e400"),
         ("{", "{", "{"),
         ("[1, 2]", "[1, 2]", "[1, 2]"),
         ('{"b": 1, "a": "x"}', "a=x,b=1", '{"a":"x","b":1}'),
