@@ -197,7 +197,7 @@ def test_a_dry_run_changes_nothing(caller: Caller, folder: Path) -> None:
         f"+ aws ecr create-repository --repository-name {caller.name} --image-scanning-configuration scanOnPush=true "
         f"--image-tag-mutability IMMUTABLE --region {REGION}",
         f"+ aws ecr get-login-password --region {REGION} | docker login --username AWS --password-stdin ",
-        "+ docker build --platform linux/amd64",
+        "+ docker build --force-rm --platform linux/amd64",
         f"+ docker push {caller.registry.host}/{caller.name}:latest",
         f"+ curl http://{caller.registry.host}/v2/{caller.name}/manifests/latest",
     ):

@@ -143,8 +143,10 @@ def test_ping_is_answered_without_a_network(base_image: str) -> None:
 
 def test_edited_code_runs_from_a_read_only_mount(base_image: str, tmp_path: Path) -> None:
     edited = shutil.copytree(CONTAINER, tmp_path / "container", ignore=shutil.ignore_patterns("__pycache__"))
-    (edited / "model_server/usage.py").write_text('USAGE, PROCESSING_JOB = "edited", "none"\n')
-    assert run_once(base_image, options=["--volume", f"{edited}:/opt/program:ro"]).stderr == "edited"
+    usage = edited / "model_server/usage.py"
+    usage.write_text(usage.read_text().replace("Say what this image", "Say what this edited image"))
+    said = run_once(base_image, options=["--volume", f"{edited}:/opt/program:ro"]).stderr
+    assert said.startswith("Say what this edited image is to do:\n")
 
 
 def test_the_checkouts_code_serves_from_a_read_only_mount(
