@@ -62,7 +62,8 @@ def _run(
             environment["ALGORITHM_OUTPUT_PATH"] = str(destination)
         stray = None if has_output else StrayOutputs(settings.output_path)
         code = run_job(settings, argv, environment, note)
-        return _keep(stray, settings.output_path, destination, note) or code if stray else code
+        kept = _keep(stray, settings.output_path, destination, note) if stray else 0
+        return code or kept
 
 
 def _keep(stray: StrayOutputs, folder: Path, destination: Path, note: ExitNote) -> int:

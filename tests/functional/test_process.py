@@ -166,14 +166,16 @@ def test_results_in_a_folder_that_can_be_no_link_are_stored_all_the_same(job: Jo
     assert kept == {"set/result": "new\n", "changed": "before more\n"}
 
 
-def test_results_that_can_not_be_stored_fail_the_job(job: Job) -> None:
+@pytest.mark.parametrize(("code", "job_code"), [(0, 1), (3, 3)])
+def test_results_that_can_not_be_stored_fail_the_job(job: Job, code: int, job_code: int) -> None:
     job.output.mkdir()
     (job.output / "mine").write_text("")
     destination = job.ml / "processing" / "output"
-    ended = job.run("process", f"echo result >{job.output}/result; rm -r {destination}; touch {destination}")
-    assert ended.returncode == 1
+    script = f"echo result >{job.output}/result; rm -r {destination}; touch {destination}; exit {code}"
+    ended = job.run("process", script)
+    assert ended.returncode == job_code
     sentence = f"What the algorithm wrote to {job.output} could not be copied to {destination}: "
-    assert job.message.read_text().startswith(sentence)
+    assert job.message.read_text().startswith(sentence) == (code == 0)  # the algorithm's own failure is said first
     assert sentence in ended.stderr.decode()
 
 
