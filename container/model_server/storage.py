@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from functools import cached_property
 from typing import TYPE_CHECKING, BinaryIO, Self, TypeVar
 
@@ -111,15 +112,22 @@ class Storage:
         return self._retried(lambda: self._get_file(bucket, key, path, cancellation), cancellation)
 
     def _get_file(self, bucket: str, key: str, path: str, cancellation: Cancellation) -> int:
-        body = self.client.get_object(Bucket=bucket, Key=key)["Body"]
-        cancellation.raise_if_set()  # the answer may have taken long, and nobody waits for the file any more
         size = 0
-        with body, open(path, "wb", buffering=0) as file:
-            while chunk := body.read(CHUNK_BYTES):
-                cancellation.raise_if_set()
-                _write_all(file.fileno(), chunk)
-                size += len(chunk)
+        with closing(self._open(bucket, key)) as body:
+            cancellation.raise_if_set()  # the answer may have taken long, and nobody waits for the file any more
+            with open(path, "wb", buffering=0) as file:
+                while chunk := body.read(CHUNK_BYTES):
+                    cancellation.raise_if_set()
+                    _write_all(file.fileno(), chunk)
+                    size += len(chunk)
         return size
+
+    def _open(self, bucket: str, key: str) -> "StreamingBody":
+        """Return the body of an object, to be closed: before its end that closes its connection too.
+
+        `with` on the body itself hands out the raw stream, which compares neither length nor checksum.
+        """
+        return self.client.get_object(Bucket=bucket, Key=key)["Body"]
 
     def get_stream(
         self, bucket: str, key: str, consume: Callable[[io.BufferedReader], T], cancellation: Cancellation
@@ -134,8 +142,7 @@ class Storage:
         self, bucket: str, key: str, consume: Callable[[io.BufferedReader], T], cancellation: Cancellation
     ) -> "Future[T]":
         outcome: Future[T] = Future()
-        body = self.client.get_object(Bucket=bucket, Key=key)["Body"]
-        with body:
+        with closing(self._open(bucket, key)) as body:
             stream = _Body(body, cancellation)
             try:
                 outcome.set_result(consume(io.BufferedReader(stream, CHUNK_BYTES)))
@@ -146,7 +153,11 @@ class Storage:
 
     def get_bytes(self, bucket: str, key: str, cancellation: Cancellation) -> bytes:
         """Return a small object; raises as `get_file`."""
-        data: bytes = self._retried(lambda: self.client.get_object(Bucket=bucket, Key=key)["Body"].read(), cancellation)
+        return self._retried(lambda: self._get_bytes(bucket, key), cancellation)
+
+    def _get_bytes(self, bucket: str, key: str) -> bytes:
+        with closing(self._open(bucket, key)) as body:
+            data: bytes = body.read()
         return data
 
     def put_file(self, file: BinaryIO, bucket: str, key: str) -> int:

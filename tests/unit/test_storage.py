@@ -1,5 +1,6 @@
 """What S3's answers mean: try again, give up, or the task's own fault. Without a network."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -218,13 +219,13 @@ def test_the_region_is_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
         made.client.close()
 
 
-def test_a_cancelled_download_opens_no_file_for_an_answer_that_came_late(tmp_path: Path) -> None:
-    cancellation = Cancellation()
+def test_an_answer_that_comes_after_the_cancellation_opens_no_file_and_keeps_no_connection(tmp_path: Path) -> None:
+    cancellation, body = Cancellation(), io.BytesIO(b"late")
 
     class LateClient:
         def get_object(self, **_: str) -> dict[str, Any]:
             cancellation.cancel(ClientLeft())
-            return {"Body": None}
+            return {"Body": body}
 
     made = Storage(None, 1)
     made.__dict__["_client"] = LateClient()
@@ -232,6 +233,7 @@ def test_a_cancelled_download_opens_no_file_for_an_answer_that_came_late(tmp_pat
         made.get_file("bucket", KEY, str(tmp_path / "file"), cancellation)
     cancellation.close()
     assert list(tmp_path.iterdir()) == []
+    assert body.closed
 
 
 def test_nothing_is_made_before_it_is_used() -> None:
