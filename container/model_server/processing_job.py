@@ -38,16 +38,14 @@ def process(settings: Settings, arguments: Sequence[str]) -> int:
 def _run(
     settings: Settings, argv: Sequence[str], arguments: Sequence[str], config: Mapping[str, Any], note: ExitNote
 ) -> int:
-    data = settings.ml_path / "processing"
-    source, default = _moved(arguments, INPUT_OPTION, settings.input_path), data / "input"
-    if source is None or not source.is_dir():
-        make_folders([source := default])
-    destination = _moved(arguments, OUTPUT_OPTION, settings.output_path) or data / "output"
-    if destination.suffix and not destination.exists():
-        destination = destination.parent  # the name of a file that the algorithm is to write
-    output = settings.ml_path / "output"
-    prepare_folders(settings, [output, destination, *_output_folders(config, settings.ml_path)])
+    source = _input_folder(settings, arguments)
+    destination = _output_folder(settings, arguments)
+    folders = [settings.ml_path / "output", *_output_folders(config, settings.ml_path)]
+    if _is_below(destination, settings.ml_path) or not os.path.lexists(destination):
+        folders.append(destination)  # any other is somebody's, and its mode too
+    prepare_folders(settings, folders)
     warn_of_closed(settings, [source])
+    stray = StrayOutputs(settings.output_path, destination)
     environment = dict(settings.job_environment)
     here = None
     with suppress(OSError):  # it was removed
@@ -60,37 +58,70 @@ def _run(
             environment["ALGORITHM_INPUT_PATH"] = str(source)
         if not has_output:
             environment["ALGORITHM_OUTPUT_PATH"] = str(destination)
-        stray = None if has_output else StrayOutputs(settings.output_path)
         code = run_job(settings, argv, environment, note)
-        kept = _keep(stray, settings.output_path, destination, note) if stray else 0
+        kept = _keep(stray, settings.output_path, destination, note)  # also where the program replaced our link
         return code or kept
 
 
 def _keep(stray: StrayOutputs, folder: Path, destination: Path, note: ExitNote) -> int:
     """Bring to the job's output what would not be stored else, and return 1 where that can't be done."""
     try:
-        copied = stray.copy_to(destination)
+        copied = stray.copy()
     except OSError as error:
         sentence = f"What the algorithm wrote to {folder} could not be copied to {destination}: {error.strerror}"
-        note.write(sentence)
-        say(sentence)
-        return 1
-    if copied:
-        say(f"{copied} files of {folder} are copied to {destination}")
-    return 0
+    else:
+        if copied.files:
+            say(f"{copied.files} files of {folder} are copied to {destination}")
+        if not copied.conflicts:
+            return 0
+        sentence = (
+            f"{copied.conflicts} files of {folder} are not copied to {destination}: "
+            "the algorithm wrote something else of the same names there"
+        )
+    note.write(sentence)
+    say(sentence)
+    return 1
 
 
-def _moved(arguments: Sequence[str], option: str, default: Path) -> Path | None:
-    """Return the folder that an option of the algorithm's names, unless that is reached through the default one."""
-    found = None
+def _input_folder(settings: Settings, arguments: Sequence[str]) -> Path:
+    """Return the folder that is to be /input: the one that an argument names, else the job's own."""
+    named = _named_path(arguments, INPUT_OPTION, settings.input_path)
+    if named and os.path.isdir(named):
+        return named
+    default = settings.ml_path / "processing" / "input"
+    make_folders([default])
+    return default
+
+
+def _output_folder(settings: Settings, arguments: Sequence[str]) -> Path:
+    """Return the folder that is to be /output: the one that an argument names, also one to be made, else the job's."""
+    named = _named_path(arguments, OUTPUT_OPTION, settings.output_path)
+    if named and not _is_below(named, settings.ml_path):
+        logger.warning("%s is not below %s: SageMaker uploads nothing from there", named, settings.ml_path)
+    is_to_be_made = named and not named.suffix and not os.path.lexists(named)  # result.csv is to be a file
+    if named and (is_to_be_made or os.path.isdir(named)) and not _is_below(settings.output_path, named):
+        return named
+    return settings.ml_path / "processing" / "output"
+
+
+def _named_path(arguments: Sequence[str], option: str, default: Path) -> Path | None:
+    """Return the local path that an option of the algorithm's names, unless that is reached through the default one."""
+    value = ""
     for place, word in enumerate(arguments, 1):
         if word == "--":
             break
         if word == option and arguments[place:]:
-            found = Path(arguments[place])
+            value = arguments[place]
         elif word.startswith(option + "="):
-            found = Path(word.partition("=")[2])
-    return None if found is None or found.is_file() or found.absolute().is_relative_to(default.absolute()) else found
+            value = word.partition("=")[2]
+    if not value or value.startswith("-") or "://" in value:
+        return None
+    path = Path(os.path.realpath(value))
+    return None if path.is_relative_to(os.path.realpath(default)) else path
+
+
+def _is_below(path: Path, folder: Path) -> bool:
+    return Path(os.path.realpath(folder)) in Path(os.path.realpath(path)).parents
 
 
 def _output_folders(config: Mapping[str, Any], ml_path: Path) -> Iterator[Path]:

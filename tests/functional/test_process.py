@@ -133,12 +133,75 @@ def test_arguments_move_the_folders_and_are_passed_on_too(job: Job, form: list[s
     assert arguments_of(ended) == [argument.encode() for argument in arguments]
 
 
-def test_arguments_that_name_the_folders_themselves_move_nothing(job: Job) -> None:
+@pytest.mark.parametrize("form", ["{}", "{}/.", "{}/../output", "/{}"])
+def test_arguments_that_name_the_folders_themselves_move_nothing(job: Job, form: str) -> None:
     (job.ml / "processing" / "input" / "set").mkdir(parents=True)
-    arguments = ["--input_path", str(job.input / "set"), "--output_path", str(job.output)]
-    ended = job.run("process", 'test -d "$2" && echo done >"$4/result"', *arguments)
-    assert ended.returncode == 0, ended.stderr
+    arguments = ["--input_path", str(job.input / "set"), "--output_path", form.format(job.output)]
+    ended = job.run("process", f'test -d "$2" && echo done >{job.output}/result', *arguments)
+    assert (ended.returncode, ended.stderr) == (0, b"")
     assert (job.ml / "processing" / "output" / "result").read_text() == "done\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--output_path", ""],
+        ["--output_path="],
+        ["--output_path", "--verbose"],
+        ["--output_path", "s3://bucket/key"],
+        ["--output_path", "other", "--output_path", "s3://bucket/key"],
+        ["--", "--output_path", "other"],
+    ],
+)
+def test_arguments_that_name_no_local_folder_move_nothing(job: Job, arguments: list[str]) -> None:
+    work = job.root / "work"
+    work.mkdir()
+    ended = job.run("process", f"echo done >{job.output}/result", *arguments, cwd=work)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert (job.ml / "processing" / "output" / "result").read_text() == "done\n"
+    assert list(work.iterdir()) == []
+
+
+def test_the_last_of_an_arguments_values_is_the_one(job: Job) -> None:
+    for name in ("first", "last"):
+        (job.root / name).mkdir()
+        (job.root / name / "name").write_text(name)
+    arguments = ["--input_path", str(job.root / "first"), f"--input_path={job.root}/last"]
+    ended = job.run("process", f"cat {job.input}/name", *arguments, "--", "--input_path", str(job.root / "first"))
+    assert (ended.returncode, ended.stdout) == (0, b"last")
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_folder_outside_that_the_output_moves_to_keeps_its_mode_and_is_warned_of(job: Job, is_there: bool) -> None:
+    folder = job.root / "results"
+    if is_there:
+        folder.mkdir(mode=0o755)
+    env = {"ALGORITHM_USER": str(os.geteuid())}
+    ended = job.run("process", f"echo done >{job.output}/result", "--output_path", "results", cwd=job.root, env=env)
+    assert ended.returncode == 0
+    assert ended.stderr.decode() == f"longshore: {folder} is not below {job.ml}: SageMaker uploads nothing from there\n"
+    assert (folder / "result").read_text() == "done\n"
+    assert stat.S_IMODE(folder.stat().st_mode) == (0o755 if is_there else 0o777)
+
+
+@pytest.mark.parametrize("value", [".", ".."])
+def test_a_folder_that_holds_output_itself_is_not_what_it_leads_to(job: Job, value: str) -> None:
+    (job.root / "work").mkdir()
+    mode = stat.S_IMODE(job.root.stat().st_mode)
+    cwd = job.root if value == "." else job.root / "work"
+    env = {"ALGORITHM_USER": str(os.geteuid())}
+    ended = job.run("process", f"echo done >{job.output}/result", "--output_path", value, cwd=cwd, env=env)
+    assert ended.returncode == 0
+    assert b"SageMaker uploads nothing from there" in ended.stderr
+    assert (job.ml / "processing" / "output" / "result").read_text() == "done\n"
+    assert stat.S_IMODE(job.root.stat().st_mode) == mode
+
+
+def test_a_folder_whose_name_has_a_dot_is_a_folder(job: Job) -> None:
+    folder = job.ml / "processing" / "output" / "v1.2"
+    folder.mkdir(parents=True)
+    assert job.run("process", f"echo done >{job.output}/result", "--output_path", str(folder)).returncode == 0
+    assert (folder / "result").read_text() == "done\n"
 
 
 def test_a_folder_that_holds_something_stays_and_the_program_is_told_the_true_one(job: Job) -> None:
@@ -179,18 +242,78 @@ def test_results_that_can_not_be_stored_fail_the_job(job: Job, code: int, job_co
     assert sentence in ended.stderr.decode()
 
 
-def test_an_output_path_that_is_a_files_name_becomes_no_folder(job: Job) -> None:
-    file = job.ml / "processing" / "output" / "run" / "result.json"
+@pytest.mark.parametrize("is_there", [True, False])
+def test_an_output_path_that_is_a_files_name_becomes_no_folder(job: Job, is_there: bool) -> None:
+    output = job.ml / "processing" / "output"
+    file = output / ("result" if is_there else "result.json")
+    if is_there:
+        output.mkdir(parents=True)
+        file.touch()
     script = 'echo done >"$2"; echo more >' + f"{job.output}/other"
     assert job.run("process", script, "--output_path", str(file)).returncode == 0
     assert file.read_text() == "done\n"
-    assert (file.parent / "other").read_text() == "more\n"
+    assert (output / "other").read_text() == "more\n"
 
 
-def test_what_a_program_puts_in_the_place_of_a_link_stays(job: Job) -> None:
-    ended = job.run("process", f"rm {job.output}; mkdir {job.output}; touch {job.output}/own")
+def test_results_in_a_folder_that_replaced_the_link_are_stored_and_stay(job: Job) -> None:
+    destination = job.ml / "processing" / "output"
+    (destination / "set").mkdir(parents=True)
+    for name in ("before", "set/old"):
+        (destination / name).write_text("before")
+    script = "rm -rf {0}; mkdir -p {0}/set; for name in before set/new; do echo new >{0}/$name; done"
+    ended = job.run("process", script.format(job.output))
     assert ended.returncode == 0
-    assert (job.output / "own").exists()
+    assert f"2 files of {job.output} are copied to {destination}" in ended.stderr.decode()
+    kept = {str(path.relative_to(destination)): path.read_text() for path in destination.rglob("*") if path.is_file()}
+    assert kept == {"before": "new\n", "set/old": "before", "set/new": "new\n"}
+    assert (job.output / "before").exists()
+
+
+def test_results_in_a_folder_that_replaced_the_link_fail_the_job_where_they_can_not_be_stored(job: Job) -> None:
+    destination = job.ml / "processing" / "output"
+    script = "rm -rf {0} {1}; mkdir {0}; touch {1}; echo result >{0}/result"
+    ended = job.run("process", script.format(job.output, destination))
+    assert ended.returncode == 1
+    assert job.message.read_text().startswith(f"What the algorithm wrote to {job.output} could not be copied to ")
+
+
+def test_results_whose_place_the_algorithm_gave_to_others_fail_the_job(job: Job) -> None:
+    job.output.mkdir()
+    destination = job.ml / "processing" / "output"
+    destination.mkdir(parents=True)
+    for folder in (job.output, destination):
+        (folder / "updated").write_text("before")
+    script = "for name in updated same; do echo there >{1}/$name; echo here >{0}/$name; done; echo here >{0}/other"
+    ended = job.run("process", script.format(job.output, destination))
+    assert ended.returncode == 1
+    sentence = f"2 files of {job.output} are not copied to {destination}: "
+    assert job.message.read_text().startswith(sentence)
+    assert sentence in ended.stderr.decode()
+    kept = {path.name: path.read_text() for path in destination.iterdir()}
+    assert kept == {"updated": "there\n", "same": "there\n", "other": "here\n"}
+
+
+def test_a_changed_result_replaces_the_one_of_before(job: Job) -> None:
+    job.output.mkdir()
+    destination = job.ml / "processing" / "output"
+    destination.mkdir(parents=True)
+    for folder in (job.output, destination):
+        (folder / "table").write_text("before")
+    assert job.run("process", f"echo after >{job.output}/table").returncode == 0
+    assert (destination / "table").read_text() == "after\n"
+
+
+@pytest.mark.parametrize("link", ["{destination}/set", "{destination}/name"])
+def test_no_link_leads_a_result_out_of_the_jobs_output(job: Job, link: str) -> None:
+    job.output.mkdir()
+    (job.output / "kept").touch()
+    elsewhere, destination = job.root / "elsewhere", job.ml / "processing" / "output"
+    elsewhere.mkdir()
+    (elsewhere / "name").write_text("as it was")
+    target, path = (elsewhere, "set/name") if link.endswith("set") else (elsewhere / "name", "name")
+    script = f"mkdir {job.output}/set; echo new >{job.output}/{path}; ln -s {target} {link}"
+    assert job.run("process", script.format(destination=destination)).returncode == 1
+    assert (elsewhere / "name").read_text() == "as it was"
 
 
 def test_the_folders_of_the_jobs_outputs_are_there(job: Job) -> None:
