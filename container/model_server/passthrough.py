@@ -130,6 +130,7 @@ class _Tee:
     def __init__(self, pipe: int) -> None:
         self._pipe = pipe
         self._unsent = b""
+        self._notice = b""
         self._ended = False
         self.last = b""
         os.set_blocking(pipe, False)
@@ -148,9 +149,10 @@ class _Tee:
             self._take(READ_BYTES)
 
     def say(self, sentence: str) -> None:
-        """Put a line of ours behind what the program has said so far: a logger would wait for a reader."""
-        begin = b"" if self.last[-1:] in (b"", b"\n") else b"\n"
-        self._unsent += begin + f"longshore: {sentence}\n".encode()
+        """Put a line of ours behind the line that the program is writing: a logger would wait for a reader."""
+        self._notice += f"longshore: {sentence}\n".encode()
+        if self.last[-1:] in (b"", b"\n"):
+            self._send_notice()
 
     def end(self, stuck_seconds: float) -> None:
         """Take what the pipe holds now as the last of it: a daemon may hold its other end for ever."""
@@ -159,6 +161,8 @@ class _Tee:
         left = number[0]
         while left > 0 and not self._ended:
             left -= self._take(left)
+        if self._notice:
+            self._pass_on(b"\n")  # the program left its last line open
         poll = select.poll()
         poll.register(STDERR, select.POLLOUT)
         while self._unsent and poll.poll(stuck_seconds * 1000):
@@ -170,9 +174,20 @@ class _Tee:
         except BlockingIOError:
             return 0
         self._ended = not chunk
-        self._unsent += chunk
-        self.last = (self.last + chunk)[-KEPT_BYTES:]
+        self._pass_on(chunk)
         return len(chunk)
+
+    def _pass_on(self, chunk: bytes) -> None:
+        self.last = (self.last + chunk)[-KEPT_BYTES:]
+        if self._notice and b"\n" in chunk:
+            line, _, chunk = chunk.partition(b"\n")
+            self._unsent += line + b"\n"
+            self._send_notice()
+        self._unsent += chunk
+
+    def _send_notice(self) -> None:
+        self._unsent += self._notice
+        self._notice = b""
 
     def _send(self) -> None:
         with suppress(BlockingIOError):

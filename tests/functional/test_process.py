@@ -421,6 +421,20 @@ def test_both_signals_are_passed_on(job: Job, signum: int) -> None:
     assert job.message.read_text().startswith(f"The algorithm ended with exit code 9, after {name} had asked it to end")
 
 
+def test_a_second_signal_is_passed_on_too_and_the_exit_code_kept(job: Job) -> None:
+    script = (
+        "import signal; both = {signal.SIGINT, signal.SIGTERM}; signal.pthread_sigmask(signal.SIG_BLOCK, both); "
+        "print('running', flush=True); print(signal.sigwait(both), flush=True); print(signal.sigwait(both)); exit(9)"
+    )
+    process = job.start("process", [sys.executable, "-c", script])
+    assert process.stdout.readline() == b"running\n"
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        process.send_signal(signum)
+        assert int(process.stdout.readline()) == signum
+    assert process.wait(DEADLINE_SECONDS) == 9
+    assert job.message.read_text() == "The algorithm ended with exit code 9, after SIGINT had asked it to end"
+
+
 def test_without_a_command_the_exit_is_78_and_the_message_says_so(job: Job) -> None:
     assert job.run("process", None).returncode == 78
     assert job.message.read_text().startswith("ALGORITHM_ENTRYPOINT: names no command")

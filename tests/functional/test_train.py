@@ -204,6 +204,23 @@ def test_a_stderr_that_is_not_read_does_not_keep_the_note_from_sagemaker(job: Jo
     assert job.failure.read_text().startswith("The algorithm ended with exit code 3")
 
 
+@pytest.mark.parametrize("rest", ["curacy=0.9;\n", "curacy=0.9;\nloss=1;\n", "curacy=0.9;"])
+def test_a_line_that_a_signal_interrupts_stays_whole(job: Job, rest: str) -> None:
+    script = (
+        "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM}); os.write(2, b'ac'); "
+        "signal.sigwait({signal.SIGTERM}); os.write(2, sys.argv[1].encode())"
+    )
+    process = job.start("train", [sys.executable, "-c", script, rest])
+    assert process.stderr.read(2) == b"ac"
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=DEADLINE_SECONDS)
+    assert process.returncode == 0
+    first, second, *others = stderr.decode().splitlines()
+    assert first == "curacy=0.9;"
+    assert second == "longshore: Received SIGTERM: the algorithm has 105 s to end"
+    assert others == rest.splitlines()[1:]
+
+
 # -- how it ends
 
 
