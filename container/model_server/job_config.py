@@ -42,16 +42,24 @@ def read_resources(folder: Path) -> dict[str, Any]:
     """Return what resourceconfig.json says; raises ConfigurationInvalid, also for hosts that can't be names."""
     config = read_config(folder, "resourceconfig.json")
     current, hosts = config.get("current_host"), config.get("hosts")
-    if not isinstance(hosts, list | None) or not all(map(_is_host, hosts or [])):
+    if not isinstance(hosts, list | None) or not all(map(is_folder_name, hosts or [])):
         raise ConfigurationInvalid(f"{folder}/resourceconfig.json names no list of `hosts`")
-    if current is not None and not _is_host(current):
+    if current is not None and not is_folder_name(current):
         raise ConfigurationInvalid(f"{folder}/resourceconfig.json: `current_host` is no name of a host")
     return config
 
 
-def _is_host(name: Any) -> bool:
-    """Say whether a value can be the name of a host, which is that of a folder too."""
-    return isinstance(name, str) and "/" not in name and name not in ("", ".", "..")
+def is_folder_name(name: Any) -> bool:
+    """Say whether a value can be the name of a folder, as those of hosts and channels are."""
+    return isinstance(name, str) and "/" not in name and name not in ("", ".", "..") and is_path(name)
+
+
+def is_path(text: str) -> bool:
+    """Say whether a text of a JSON file can be a path, which holds no NUL and no half of a character."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 class Instances(NamedTuple):

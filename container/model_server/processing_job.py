@@ -12,7 +12,7 @@ from typing import Any
 from .command import algorithm_command, takes_arguments
 from .exit_note import ExitNote
 from .folder_links import linked
-from .job_config import read_config
+from .job_config import is_path, read_config
 from .logs import logger
 from .plain_job import log_plainly, make_folders, prepare_folders, run_job, say, warn_of_closed
 from .settings import DEFAULT_ML_PATH, Settings
@@ -130,6 +130,12 @@ def _output_folders(config: Mapping[str, Any], ml_path: Path) -> Iterator[Path]:
     outputs = outputs.get("Outputs") if isinstance(outputs, dict) else None
     for output in outputs if isinstance(outputs, list) else []:
         place = output.get("S3Output") if isinstance(output, dict) else None
-        path = PurePosixPath(str(place.get("LocalPath"))) if isinstance(place, dict) else PurePosixPath()
+        text = place.get("LocalPath") if isinstance(place, dict) else None
+        if not isinstance(text, str):
+            continue
+        if not is_path(text):
+            logger.warning("The LocalPath of an output can not be that of a folder")
+            continue
+        path = PurePosixPath(text)
         if path.is_relative_to(DEFAULT_ML_PATH) and ".." not in path.parts:
             yield ml_path / path.relative_to(DEFAULT_ML_PATH)

@@ -13,7 +13,7 @@ from typing import Any, NoReturn, Self
 
 from .cpus import usable_cpus
 from .errors import ConfigurationInvalid
-from .job_config import read_config, read_resources
+from .job_config import is_folder_name, read_config, read_resources
 from .logs import logger
 
 OF_SAGEMAKER = re.compile(r"sagemaker_.*|_tuning_objective_metric|default_user_module_name", re.DOTALL)
@@ -36,11 +36,13 @@ class Training:
 
     @classmethod
     def read(cls, ml_path: Path) -> Self:
-        """Read the job's files; raises ConfigurationInvalid, also for a channel that is a pipe."""
+        """Read the job's files; raises ConfigurationInvalid, also for a channel that is a pipe or no folder."""
         config = ml_path / "input" / "config"
         hyperparameters = read_config(config, "hyperparameters.json")
         channels = read_config(config, "inputdataconfig.json")
         for name, channel in channels.items():
+            if not is_folder_name(name):
+                raise ConfigurationInvalid("The name of a channel can not be that of a folder")
             if isinstance(channel, dict) and channel.get("TrainingInputMode") == "Pipe":
                 raise ConfigurationInvalid(
                     f"The channel {name} has TrainingInputMode Pipe, which is not supported: use File or FastFile"

@@ -334,6 +334,15 @@ def test_the_folders_of_the_jobs_outputs_are_there(job: Job) -> None:
     assert not Path("/elsewhere").exists()
 
 
+@pytest.mark.parametrize("name", ["a\0", "\ud800"])
+def test_an_output_that_can_be_no_folder_is_warned_of(job: Job, name: str) -> None:
+    output = {"S3Output": {"LocalPath": f"/opt/ml/processing/{name}"}}
+    job.config("processingjobconfig.json", {"ProcessingOutputConfig": {"Outputs": [output]}}, "config")
+    ended = job.run("process", "echo it ran")
+    assert (ended.returncode, ended.stdout) == (0, b"it ran\n")
+    assert ended.stderr == b"longshore: The LocalPath of an output can not be that of a folder\n"
+
+
 @pytest.mark.parametrize(
     "content", ["", "null", "{}", '{"ProcessingOutputConfig": null}', '{"ProcessingOutputConfig": []}']
 )

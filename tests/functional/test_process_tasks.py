@@ -118,7 +118,7 @@ def test_one_instance_and_three_give_the_same_results(tasks_job: Job, bucket: Bu
 
     hosts = ["algo-1", "algo-2", "algo-3"]
     jobs = [Job(tmp_path / host) for host in hosts]
-    shares: list[set[str]] = []
+    shares: list[list[str]] = []
     try:
         processes = []
         for host, each in zip(hosts, jobs, strict=True):
@@ -129,8 +129,8 @@ def test_one_instance_and_three_give_the_same_results(tasks_job: Job, bucket: Bu
             processes.append(each.start("process", [algorithm("exits_as_told")], "--tasks", source))
         for process in processes:
             stdout, _ = process.communicate(timeout=2 * DEADLINE_SECONDS)
-            ended = {r["log"].split()[1] for r in log_records(stdout) if " ended with return code " in r["log"]}
-            shares.append(ended)
+            logged = (record["log"] for record in log_records(stdout))
+            shares.append([log.split()[1] for log in logged if " ended with return code " in log])
         assert sorted(pk for share in shares for pk in share) == sorted(task["pk"] for task in tasks)
         assert all(shares)
         assert [lasting(signed_result(bucket, task)) for task in tasks] == expected
@@ -164,6 +164,8 @@ def test_an_empty_share_is_exit_0_and_says_so(tasks_job: Job, bucket: Bucket) ->
         {"current_host": "algo-1", "hosts": ["algo-1", "algo-1"]},
         {"current_host": "algo-1", "hosts": "algo-1"},
         {"current_host": 1, "hosts": [1]},
+        {"current_host": "\0", "hosts": ["\0"]},
+        {"current_host": "\ud800", "hosts": ["\ud800"]},
     ],
 )
 def test_instances_that_are_not_clear_run_nothing(tasks_job: Job, bucket: Bucket, content: Any) -> None:

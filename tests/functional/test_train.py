@@ -422,12 +422,23 @@ def test_a_user_that_does_not_exist_is_said(job: Job, user: str) -> None:
 
 @pytest.mark.parametrize(
     "resources",
-    [{"hosts": 5}, {"hosts": "algo-1"}, {"hosts": ["a", 1]}, {"current_host": 1}, {"current_host": "../../other"}],
+    [
+        *({"hosts": 5}, {"hosts": "algo-1"}, {"hosts": ["a", 1]}, {"hosts": ["a\0"]}, {"hosts": ["\ud800"]}),
+        *({"current_host": 1}, {"current_host": "../../other"}, {"current_host": "\0"}, {"current_host": "\udcff"}),
+    ],
 )
 def test_hosts_that_can_be_no_names_are_said(job: Job, resources: dict[str, Any]) -> None:
     job.config("resourceconfig.json", resources)
     assert job.run("train", "exit 0").returncode == 78
     assert "resourceconfig.json" in job.failure.read_text()
+
+
+@pytest.mark.parametrize("name", ["a\0", "\ud800", "../a", ""])
+def test_a_channel_that_can_be_no_folder_is_said(job: Job, name: str) -> None:
+    job.config("inputdataconfig.json", {name: {"TrainingInputMode": "File"}})
+    ended = job.run("train", "echo it ran")
+    assert (ended.returncode, ended.stdout) == (78, b"")
+    assert job.failure.read_text() == "The name of a channel can not be that of a folder"
 
 
 @pytest.mark.parametrize("value", ["x" * 200_000, "\ud800"])
