@@ -253,6 +253,14 @@ class CommandForbidden(TaskError):
     )
 
 
+class UserForbidden(TaskError):
+    code = "user_forbidden"
+    hint = (
+        "The server may not run it as ALGORITHM_USER: only root may switch users. Is the container started as another?"
+    )
+    sentence = CommandForbidden.sentence  # contract: the drop-in does not tell the two apart
+
+
 class CommandNotRunnable(TaskError):
     code = "command_not_runnable"
     hint = "A script needs a first line such as #!/bin/sh; a program must be built for this machine."

@@ -19,6 +19,7 @@ from .errors import (
     GroupMissing,
     LongshoreError,
     SettingsInvalid,
+    UserForbidden,
     UserInvalid,
     UserMissing,
 )
@@ -28,7 +29,7 @@ from .passthrough import CHECKPOINT_SECONDS, STDERR, Ended, run_through
 from .processes import signal_name
 from .program import Program
 from .settings import Settings
-from .user import look_up
+from .user import SAME_USER, look_up
 
 SAY_SECONDS = 1.0
 OPEN = stat.S_IROTH | stat.S_IXOTH
@@ -36,6 +37,7 @@ OPEN = stat.S_IROTH | stat.S_IXOTH
 EXIT_CODES: dict[type[LongshoreError], int] = {
     CommandMissing: 127,
     CommandForbidden: 126,
+    UserForbidden: 126,
     CommandNotRunnable: 126,
     ArgumentsUnusable: 126,
     UserInvalid: SettingsInvalid.EXIT_CODE,
@@ -63,14 +65,17 @@ def prepare_folders(settings: Settings, folders: Iterable[Path]) -> None:
 
 def warn_of_closed(settings: Settings, folders: Iterable[Path]) -> None:
     """Say which folders a program of another user can not look into: it would find no file there, and wonder."""
-    uid = None
+    user = SAME_USER
     with suppress(LongshoreError):  # the start says that the user does not exist
-        uid = look_up(settings.user).uid
-    for folder in folders if uid else ():
+        user = look_up(settings.user)
+    groups = {os.getegid() if user.gid is None else user.gid}
+    groups.update(user.groups if settings.set_extra_groups else os.getgroups())
+    for folder in folders if user.uid else ():
         with suppress(OSError):
             state = folder.stat()
-            if state.st_uid != uid and state.st_mode & OPEN != OPEN:
-                logger.warning("%s is closed to others than its owner, and the algorithm is %s", folder, settings.user)
+            shift = 6 if state.st_uid == user.uid else 3 if state.st_gid in groups else 0
+            if (state.st_mode >> shift) & OPEN != OPEN:
+                logger.warning("%s may not be read by the algorithm's user, who is %s", folder, settings.user)
 
 
 def make_folders(folders: Iterable[Path]) -> None:

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Self
 
-from .errors import AlgorithmNotStarted, ArgumentsUnusable, CommandForbidden, CommandMissing, CommandNotRunnable
+from .errors import (
+    AlgorithmNotStarted,
+    ArgumentsUnusable,
+    CommandForbidden,
+    CommandMissing,
+    CommandNotRunnable,
+    UserForbidden,
+)
 from .settings import Settings
 from .user import SAME_USER, User, look_up
 
@@ -62,7 +69,7 @@ class Program:
         except FileNotFoundError as error:
             raise CommandMissing from error
         except PermissionError as error:
-            raise CommandForbidden from error
+            raise (CommandForbidden if error.filename else UserForbidden) from error  # it names what was executed
         except (BlockingIOError, MemoryError) as error:
             raise AlgorithmNotStarted from error
         except ValueError as error:

@@ -449,14 +449,19 @@ def test_without_a_command_the_exit_is_78_and_the_message_says_so(job: Job) -> N
     assert job.message.read_text().startswith("ALGORITHM_ENTRYPOINT: names no command")
 
 
-def test_input_that_the_algorithms_user_may_not_read_is_said(job: Job) -> None:
+@pytest.mark.parametrize(
+    ("mode", "group", "is_said"),
+    [(0o700, "own", True), (0o755, "other", False), (0o750, "own", False), (0o750, "other", True), (0o750, "", False)],
+)
+def test_input_that_the_algorithms_user_may_not_read_is_said(job: Job, mode: int, group: str, is_said: bool) -> None:
     folder = job.ml / "processing" / "input"
     folder.mkdir(parents=True)
-    closed = f"longshore: {folder} is closed to others than its owner, and the algorithm is "
-    for mode, uid, is_said in ((0o700, os.geteuid() + 12345, True), (0o755, os.geteuid() + 12345, False)):
-        folder.chmod(mode)
-        ended = job.run("process", ["/bin/true"], env={"ALGORITHM_USER": str(uid)})
-        assert (closed + str(uid) in ended.stderr.decode()) == is_said
+    folder.chmod(mode)
+    gid = {"own": folder.stat().st_gid, "other": folder.stat().st_gid + 12345}.get(group)
+    user = f"{os.geteuid() + 12345}" + ("" if gid is None else f":{gid}")
+    ended = job.run("process", ["/bin/true"], env={"ALGORITHM_USER": user})
+    said = f"longshore: {folder} may not be read by the algorithm's user, who is {user}\n"
+    assert (said in ended.stderr.decode()) == is_said
 
 
 def test_a_job_without_entrypoint_and_arguments_has_its_message_too(job: Job) -> None:

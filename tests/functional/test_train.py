@@ -406,6 +406,23 @@ def test_it_trains_as_another_user_whose_files_stay(open_job: Job) -> None:
     assert open_job.failure.read_text() == "why\n"
 
 
+def test_a_user_that_the_server_may_not_switch_to_is_said(open_job: Job) -> None:
+    script = (
+        "import os, sys; from model_server.exit_note import ExitNote; from model_server.plain_job import run_job; "
+        "from model_server.settings import Settings; settings = Settings.from_env(); "
+        "os.geteuid() or os.setresuid(12345, 12345, 12345); "  # now: all that is imported may be closed to that user
+        "sys.exit(run_job(settings, ['/bin/true'], {}, ExitNote(settings.ml_path, 'failure')))"
+    )
+    env = open_job.environment | {"PYTHONPATH": str(CONTAINER), "ALGORITHM_USER": "12346"}
+    open_job.ml.mkdir()
+    open_job.ml.chmod(0o777)
+    ended = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, timeout=DEADLINE_SECONDS)
+    assert ended.returncode == 126
+    hint = "The server may not run it as ALGORITHM_USER: only root may switch users."
+    assert hint in ended.stderr.decode()
+    assert hint in open_job.failure.read_text()
+
+
 def test_the_limit_on_memory_holds(job: Job) -> None:
     program = [sys.executable, "-c", "bytearray(500_000_000)"]
     assert job.run("train", program).returncode == 0
