@@ -57,10 +57,12 @@ def invoke(settings: Settings, tasks: str | None, file: str | None) -> int:
 class BatchReport:
     """How a list of tasks went: what each ended with, None for those that did their work.
 
-    `signum` asked it to stop, or is 0. Where it is not `is_told`, the result of the set-up could not be stored.
+    `signum` asked it to stop, or is 0; where the list is not `is_read`, that was before. Where it is not `is_told`, the
+    result of the set-up could not be stored.
     """
 
     errors: list[LongshoreError | None] = field(default_factory=list)
+    is_read: bool = True
     is_told: bool = True
     signum: int = 0
 
@@ -99,7 +101,7 @@ def run_batch(
         try:
             listed = task_list(storage, cancellation)
         except Interrupted:  # before there was any task
-            listed = []
+            listed, report.is_read = [], False
         if listed:
             command = algorithm_command(settings)
             input_folder, output_folder = claim_task_folders(settings)

@@ -103,6 +103,9 @@ def check(base: bool) -> None:
 class _Verbatim(click.Command):
     """A command whose arguments are all the algorithm's, also `--help` and `--`."""
 
+    def get_help_option(self, ctx: click.Context) -> None:
+        """Have no fault end in the advice to try `--help`."""
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.params["arguments"] = args
         return []

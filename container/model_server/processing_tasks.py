@@ -49,6 +49,8 @@ def process_tasks(settings: Settings, source: str) -> int:
 
 def _summary(report: BatchReport, where: str) -> str:
     """Count what happened; never a name of a file or of an object."""
+    if not report.is_read:
+        return f"Stopped by {signal_name(report.signum)}{where}, before the list of tasks was read"
     counts = Counter(map(_kind, filter(None, report.errors)))
     summary = f"{counts.total()} of {len(report.errors)} tasks failed{where}"
     if counts:

@@ -12,7 +12,7 @@ import pytest
 from job_rig import Job
 from rig import DEADLINE_SECONDS, algorithm, log_records, outputs_of, signed_result
 
-from faulty_s3 import Answer, FaultyS3
+from faulty_s3 import Answer, FaultyS3, Hold
 from quiet_port import quiet_port
 
 if TYPE_CHECKING:
@@ -196,6 +196,26 @@ def test_a_usage_error_is_exit_2_and_in_the_message(tasks_job: Job, arguments: l
     assert ended.returncode == 2
     assert message in ended.stderr.decode()
     assert message in tasks_job.message.read_text()
+    assert b"--help" not in ended.stderr  # it would be the algorithm's
+
+
+def test_a_signal_before_the_list_was_read_is_said(tasks_job: Job, bucket: Bucket, s3: FaultyS3) -> None:
+    bucket.put("tasks.json", json.dumps([bucket.task()]))
+    held = Hold()
+    s3.fault("GET", "tasks.json", held)
+    tasks_job.environment["AWS_ENDPOINT_URL_S3"] = s3.endpoint
+    tasks_job.config("resourceconfig.json", as_one_of(["algo-1"], "algo-1"), "config")
+    source = f"s3://{bucket.name}/tasks.json"
+    process = tasks_job.start("process", [algorithm("does_nothing")], "--tasks", source)
+    try:
+        assert held.reached.wait(DEADLINE_SECONDS)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=DEADLINE_SECONDS)
+    finally:
+        held.released.set()
+    assert process.returncode == 143
+    sentence = "Stopped by SIGTERM on algo-1, before the list of tasks was read"
+    assert tasks_job.message.read_text() == sentence
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
