@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -49,9 +51,8 @@ class Job:
         environment = self.environment | ({VARIABLES[command]: json.dumps(argv)} if argv else {})
         environment |= options.pop("env", {})
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
-        process = subprocess.Popen(
-            [sys.executable, str(CONTAINER / command), *arguments], env=environment, **(pipes | options)
-        )
+        words = [sys.executable, str(CONTAINER / command), *arguments]
+        process = subprocess.Popen(words, env=environment, start_new_session=True, **(pipes | options))
         self._started.append(process)
         return process
 
@@ -70,9 +71,29 @@ class Job:
 
     def end(self) -> None:
         for process in self._started:
-            with suppress(ProcessLookupError):
-                process.kill()
+            if process.poll() is None:
+                end_with_all_beneath(process.pid)
             process.wait()
             for pipe in (process.stdout, process.stderr):
                 if pipe:
                     pipe.close()
+
+
+def end_with_all_beneath(pid: int) -> None:
+    """Kill the process group of a process and those of all beneath it, which would outlive it."""
+    groups = set()
+    for found in [pid, *beneath(pid)]:
+        with suppress(ProcessLookupError):
+            groups.add(os.getpgid(found))
+    for group in groups:
+        with suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
+
+
+def beneath(pid: int) -> Iterator[int]:
+    """Yield the pids of all that a process has started, and of what those have."""
+    for file in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            for child in map(int, file.read_text().split()):
+                yield child
+                yield from beneath(child)

@@ -320,10 +320,19 @@ def test_what_the_program_leaves_behind_is_ended_and_does_not_hold_up_the_end(jo
 
 
 def test_orphans_are_reaped_while_it_trains(job: Job) -> None:
-    orphan = "(sh -c 'echo $$' >pid; :) ; (sh -c 'echo $$ >pid; exec sleep 0.1' &); sleep 0.05; "
-    gone = "i=0; while [ -e /proc/$(cat pid) ]; do sleep 0.05; i=$((i + 1)); [ $i -lt 200 ] || exit 9; done"
-    ended = job.run("train", orphan + gone, cwd=job.root)
+    orphan = "(sh -c 'echo $$ >new; mv new pid; exec sleep 0.1' &); "
+    wait = "i=0; while {}; do sleep 0.05; i=$((i + 1)); [ $i -lt 200 ] || exit {}; done; "
+    started, gone = wait.format("[ ! -e pid ]", 8), wait.format("[ -e /proc/$(cat pid) ]", 9)
+    ended = job.run("train", orphan + started + gone, cwd=job.root)
+    assert ended.returncode != 8, "it did not start"
     assert ended.returncode == 0, "its zombie stayed"
+
+
+def test_a_job_that_a_test_leaves_running_is_ended_with_its_algorithm(job: Job) -> None:
+    process = job.start("train", f"setsid sleep 120 & echo $! >{job.root}/other; echo $$ >{job.root}/own; sleep 120")
+    pids = [process.pid, pid_in(job.root / "own"), pid_in(job.root / "other")]
+    job.end()
+    wait_until(lambda: not any(map(is_running, pids)), "their end")
 
 
 # -- the failure file
