@@ -96,13 +96,25 @@ def test_without_a_command_it_says_how_it_is_used_and_exits_with_64(base_image: 
         assert f"docker run IMAGE {name}" in ended.stderr
 
 
-def test_in_a_processing_job_without_a_command_it_processes(base_image: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("entrypoint", "arguments", "printed"),
+    [
+        ([], [], "processed"),
+        (["process"], [], "processed"),
+        ([], ["process", "--a"], "processed --a"),
+        (["process"], ["--a"], "processed --a"),
+    ],
+    ids=["neither", "entrypoint", "arguments", "both"],
+)
+def test_a_processing_job_may_name_an_entrypoint_arguments_both_or_neither(
+    base_image: str, tmp_path: Path, entrypoint: list[str], arguments: list[str], printed: str
+) -> None:
     (tmp_path / "config").mkdir()
     (tmp_path / "config/processingjobconfig.json").write_text("{}")
-    ended = run_once(
-        base_image, options=["--volume", f"{tmp_path}:/opt/ml", "--env", "ALGORITHM_ENTRYPOINT=echo processed"]
-    )
-    assert (ended.code, ended.stdout) == (0, "processed\n"), ended.stderr
+    options = ["--volume", f"{tmp_path}:/opt/ml", "--env", 'ALGORITHM_ENTRYPOINT=["echo", "processed"]']
+    options += [word for name in entrypoint for word in ("--entrypoint", name)]
+    ended = run_once(base_image, *arguments, options=options)
+    assert (ended.code, ended.stdout) == (0, printed + "\n"), ended.stderr
 
 
 def test_the_licenses_of_what_it_is_made_of_are_in_it(base_image: str) -> None:
