@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import urllib.parse
 from pathlib import Path
 from typing import NoReturn
 
@@ -103,3 +104,22 @@ def variable(text: str) -> tuple[str, str]:
     if not (name and equals):
         raise argparse.ArgumentTypeError(f"{text} is not NAME=VALUE")
     return name, value
+
+
+def port(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"{text} is no port: it is a number from 1 to 65535")
+    return int(text)
+
+
+def address(text: str) -> str:
+    """Return the address of a server, whose http:// may be left out."""
+    url = text if "://" in text else f"http://{text}"
+    try:
+        parts = urllib.parse.urlsplit(url)
+        is_valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # of a port
+        is_valid = False
+    if not is_valid:
+        raise argparse.ArgumentTypeError(f"{text} is not the address of a server, as http://127.0.0.1:8080 is")
+    return url.rstrip("/")

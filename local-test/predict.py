@@ -1,17 +1,19 @@
 """Post a file to a model server, and show the answer: see `predict.sh --help`."""
 
+import contextlib
 import http.client
 import json
 import mimetypes
+import os
 import sys
 import urllib.error
 import urllib.request
 from argparse import Namespace
-from email.message import Message
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from options import Parser
+from options import Parser, address
 
 TASK = "application/json"
 TASKS = "application/jsonlines"
@@ -38,30 +40,24 @@ Exit code 0 means that the task succeeded, 1 that it or the request failed."""
 def main() -> None:
     options = parse()
     content_type = options.content_type or guess(options.file)
-    headers = {"Content-Type": content_type, "Content-Length": str(options.file.stat().st_size)}
-    if options.accept:
-        headers["Accept"] = options.accept
-    with options.file.open("rb") as body:
-        request = urllib.request.Request(f"{options.url.rstrip('/')}/invocations", body, headers, method="POST")
-        try:
-            answer = OPENER.open(request)
-        except urllib.error.HTTPError as error:
-            refuse(error)
-        except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "reason", error)
-            is_refused = isinstance(reason, ConnectionRefusedError)
-            why = "serve-local.sh must run in another terminal" if is_refused else reason
-            sys.exit(f"predict: {options.url} does not answer: {why}.")
-    with answer:
-        if is_of_tasks(content_type):
-            sys.exit(show_results(answer.read(), options.output))
-        show_output(answer, options.file, options.output)
+    try:
+        # Before the post: nobody waits for an answer that can't be kept.
+        with saved(options.output) as output, post(options, content_type) as answer:
+            if is_of_tasks(content_type):
+                code = show_results(answer, options.url, output)
+            else:
+                code = show_output(answer, options.file, output)
+    except (OSError, http.client.HTTPException) as error:
+        sys.exit(f"predict: The answer is lost: {reason_of(error)}.")
+    sys.exit(code)
 
 
 def parse() -> Namespace:
     parser = Parser("predict.sh", DESCRIPTION, AFTER)
     parser.add_argument("file", type=Path, metavar="FILE", help="a task, or any payload")
-    parser.add_argument("--url", default="http://127.0.0.1:8080", help="the server; http://127.0.0.1:8080 by default")
+    parser.add_argument(
+        "--url", type=address, default="http://127.0.0.1:8080", help="the server; http://127.0.0.1:8080 by default"
+    )
     parser.add_argument("--content-type", metavar="TYPE", help="what the file is, where its name does not tell")
     parser.add_argument("--accept", metavar="TYPE", help="what the answer is to be")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the answer's body to this file")
@@ -73,6 +69,30 @@ def parse() -> Namespace:
     if options.output and not options.output.parent.is_dir():
         parser.error(f"there is no folder {options.output.parent}")
     return options
+
+
+def post(options: Namespace, content_type: str) -> http.client.HTTPResponse:
+    """Post the file, and return the answer of a server that took it."""
+    headers = {"Content-Type": content_type, "Content-Length": str(options.file.stat().st_size)}
+    if options.accept:
+        headers["Accept"] = options.accept
+    with options.file.open("rb") as body:
+        request = urllib.request.Request(f"{options.url}/invocations", body, headers, method="POST")
+        try:
+            answer: http.client.HTTPResponse = OPENER.open(request)
+        except urllib.error.HTTPError as error:
+            refuse(error)
+        except (OSError, http.client.HTTPException) as error:
+            is_refused = isinstance(getattr(error, "reason", error), ConnectionRefusedError)
+            why = "serve-local.sh must run in another terminal" if is_refused else reason_of(error)
+            sys.exit(f"predict: {options.url} does not answer: {why}.")
+    return answer
+
+
+def reason_of(error: Exception) -> str:
+    if isinstance(error, http.client.IncompleteRead):
+        return "it ended too early" + (f", {error.expected} bytes are missing" if error.expected else "")
+    return str(getattr(error, "reason", None) or getattr(error, "strerror", None) or error)
 
 
 def guess(path: Path) -> str:
@@ -113,48 +133,82 @@ def is_of_tasks(content_type: str) -> bool:
     return kind in TASK_TYPES or (kind.endswith("+json") and kind != JSON_PAYLOAD)
 
 
-def show_results(body: bytes, target: Path | None) -> int:
+def show_results(answer: http.client.HTTPResponse, url: str, target: IO[bytes] | None) -> int:
     """Show the result of each task; returns the exit code."""
+    body = answer.read()
     if target:
-        target.write_bytes(body)
+        target.write(body)
     failed = False
-    for line in body.splitlines():
-        result = json.loads(line)
-        failed |= result.get("return_code") != 0
+    for result in results_in(body, url):
+        failed |= result["return_code"] != 0
         print(printable(json.dumps(result, indent=2, ensure_ascii=False)))
         for item in result.get("outputs", []):
             tell(f"s3://{item['bucket_name']}/{item['bucket_key']}")
-        if result.get("return_code") != 0:
-            tell(f"The task ended with return code {result.get('return_code')}.")
+        if result["return_code"] != 0:
+            tell(f"The task ended with return code {result['return_code']}.")
             explain(result.get("error"))
     return int(failed)
 
 
-def show_output(answer: IO[bytes], file: Path, target: Path | None) -> None:
+def results_in(body: bytes, url: str) -> list[dict[str, Any]]:
+    """Return the results that an answer holds, one a line; what else answers with 200 is named."""
+    try:
+        results = [json.loads(line) for line in body.splitlines()]
+    except ValueError:
+        results = []
+    if not results or not all(isinstance(result, dict) and "return_code" in result for result in results):
+        sys.exit(f"predict: {url} answers with what is no result of a task: is it a model server?")
+    return results
+
+
+def show_output(answer: http.client.HTTPResponse, file: Path, target: IO[bytes] | None) -> int:
     """Show what the program made of a payload; what is no text goes to a file instead of a terminal."""
-    headers: Message = answer.headers  # type: ignore[attr-defined]
-    kind = headers.get_content_type()
+    kind = answer.headers.get_content_type()
     if target:
-        save(answer, target)
+        copy(answer, target)
     elif not sys.stdout.isatty():
         copy(answer, sys.stdout.buffer)
     elif kind.startswith("text/") or kind == "application/json" or kind.endswith("+json"):
         print(printable(answer.read().decode(errors="replace")), end="")
     else:
         suffix = KNOWN.guess_extension(kind) or file.suffix
-        save(answer, unused(Path(f"{file.stem}-answer{suffix}")))
+        with saved(unused(Path(f"{file.stem}-answer{suffix}"))) as unnamed:
+            copy(answer, unnamed)
+    return 0
 
 
-def save(answer: IO[bytes], target: Path) -> None:
-    with target.open("wb") as file:
-        copy(answer, file)
-    tell(f"The answer is in {target}: {target.stat().st_size} bytes.")
+@contextlib.contextmanager
+def saved(target: Path | None) -> Iterator[IO[bytes] | None]:
+    """Open a file, if one is named, that gets its name in the end: what was cut off does not look whole."""
+    if not target:
+        yield None
+        return
+    is_plain = target.is_file() or not target.exists()  # nothing may take the place of /dev/null
+    path = target.resolve().with_name(f".predict-{os.getpid()}") if is_plain else target
+    try:
+        if target.exists():
+            target.open("ab").close()  # what may not be written may not be replaced either
+        file = path.open("wb")
+    except OSError as error:
+        sys.exit(f"predict: {target} can't be written: {error.strerror}.")
+    try:
+        with file:
+            yield file
+        if is_plain:
+            path.replace(target.resolve())
+            tell(f"The answer is in {target}: {target.stat().st_size} bytes.")
+    finally:
+        if is_plain:
+            path.unlink(missing_ok=True)
 
 
-def copy(answer: IO[bytes], target: IO[bytes]) -> None:
+def copy(answer: http.client.HTTPResponse, target: IO[bytes]) -> None:
+    """Copy a whole body; raises IncompleteRead, which reading in parts does not, for one that is cut off."""
     while chunk := answer.read(1024 * 1024):
         target.write(chunk)
     target.flush()
+    if answer.length:
+        raise http.client.IncompleteRead(b"", answer.length)
 
 
 def unused(path: Path) -> Path:

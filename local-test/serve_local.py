@@ -12,7 +12,7 @@ from typing import IO
 
 import ml_folder
 from job import SERVING_STOP_SECONDS, Job
-from options import Parser, place
+from options import Parser, place, port
 from running import (
     Failure,
     exit_code,
@@ -46,7 +46,7 @@ BATCH = {
 def parse() -> Namespace:
     parser = Parser("serve-local.sh", DESCRIPTION, AFTER)
     parser.add_job_options()
-    parser.add_argument("--port", type=int, default=8080, help="where to serve on 127.0.0.1; 8080 by default")
+    parser.add_argument("--port", type=port, default=8080, help="where to serve on 127.0.0.1; 8080 by default")
     parser.add_argument("--batch", action="store_true", help="with the variables of a batch transform")
     parser.add_argument("--pretty", action="store_true", help="show the log as lines for people")
     return parser.parse_args()
@@ -76,12 +76,12 @@ def serve(options: Namespace, root: Path) -> int:
     return exit_code(server)
 
 
-def need_port(port: int) -> None:
+def need_port(number: int) -> None:
     try:
-        socket.create_server(("127.0.0.1", port)).close()
+        socket.create_server(("127.0.0.1", number)).close()
     except OSError as error:
         why = os.strerror(error.errno or 0)
-        raise Failure(f"Port {port} can't be used ({why}): --port chooses another.") from error
+        raise Failure(f"Port {number} can't be used ({why}): --port chooses another.") from error
 
 
 @contextlib.contextmanager

@@ -7,8 +7,11 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,6 +71,27 @@ def program(folder: Path, text: str) -> str:
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o755)
     return json.dumps([str(path)])
+
+
+@contextmanager
+def answering(answer: bytes) -> Iterator[str]:
+    """Answer a POST with these bytes and the end of the connection; yields the address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.wfile.write(answer)
+            self.close_connection = True
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.timeout = DEADLINE_SECONDS
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        yield f"127.0.0.1:{server.server_port}"
+        thread.join()
 
 
 def test_a_training_shows_its_metric_and_leaves_its_model(checkout: Path, trained: Script) -> None:
@@ -214,6 +238,56 @@ def test_a_file_that_the_answer_can_not_go_to_is_refused_before_the_post(
     assert answer.process.returncode == 64
     assert f"folder{' ' if target else ':'}" in answer.stderr[-1]
     assert "does not answer" not in answer.said
+
+
+CUT_OFF = {
+    "by its length": b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nContent-Length: 8\r\n\r\nhalf",
+    "by its chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n4\r\n",
+}
+
+
+@pytest.mark.parametrize("answer", CUT_OFF.values(), ids=CUT_OFF)
+@pytest.mark.parametrize("name", ["payload.csv", "payload.json"])
+def test_an_answer_that_is_cut_off_is_exit_code_1_and_replaces_nothing(
+    checkout: Path, tmp_path: Path, name: str, answer: bytes
+) -> None:
+    before = tmp_path / "answer.csv"
+    before.write_text("of yesterday")
+    for options in (["--output", before], []):
+        with answering(answer) as url:
+            ended = run_script(checkout, "predict.sh", "--url", url, checkout / "local-test" / name, *options)
+        assert ended.process.returncode == 1
+        assert ended.stderr[-1].startswith("predict: The answer is lost: it ended too early"), ended.said
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["of yesterday"]
+
+
+@pytest.mark.parametrize("body", [b"<html></html>", b"[]", b"3", b""])
+def test_an_answer_to_a_task_that_is_no_result_is_named(checkout: Path, body: bytes) -> None:
+    with answering(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)) as url:
+        answer = run_script(checkout, "predict.sh", "--url", url, checkout / "local-test/payload.json")
+    assert answer.process.returncode == 1
+    assert answer.said == f"predict: http://{url} answers with what is no result of a task: is it a model server?\n"
+
+
+def test_a_place_that_can_not_be_written_is_named_before_the_post(checkout: Path) -> None:
+    options = ["--url", "http://127.0.0.1:9", "--output", "/proc/answer.csv"]
+    answer = run_script(checkout, "predict.sh", checkout / "local-test/payload.csv", *options)
+    assert answer.process.returncode == 1
+    assert answer.said.startswith("predict: /proc/answer.csv can't be written: "), answer.said
+
+
+def test_an_answer_may_go_to_what_is_no_plain_file(checkout: Path) -> None:
+    with answering(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwhole") as url:
+        options = ["--url", url, "--output", "/dev/stderr"]
+        answer = run_script(checkout, "predict.sh", checkout / "local-test/payload.csv", *options)
+    assert (answer.process.returncode, answer.said) == (0, "whole")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:99999", "ftp://127.0.0.1", "http://", "http://127.0.0.1:port"])
+def test_what_is_no_address_of_a_server_is_refused(checkout: Path, address: str) -> None:
+    answer = run_script(checkout, "predict.sh", "--url", address, checkout / "local-test/payload.csv")
+    assert answer.process.returncode == 64
+    assert f"{address} is not the address of a server" in answer.stderr[-1]
 
 
 def test_ctrl_c_while_waiting_for_an_answer_is_exit_code_130_without_more_words(checkout: Path) -> None:
@@ -534,6 +608,13 @@ def test_a_port_that_is_taken_is_named(checkout: Path) -> None:
         server = run_script(checkout, "serve-local.sh", "--host", "--port", str(port))
     assert server.process.returncode == 1
     assert f"Port {port} can't be used (Address already in use): --port chooses another." in server.said
+
+
+@pytest.mark.parametrize("port", ["0", "-1", "65536", "http"])
+def test_what_is_no_port_is_refused(checkout: Path, port: str) -> None:
+    server = run_script(checkout, "serve-local.sh", "--host", "--port", port)
+    assert server.process.returncode == 64
+    assert f"{port} is no port: it is a number from 1 to 65535" in server.stderr[-1]
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
