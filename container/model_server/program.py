@@ -17,7 +17,7 @@ from .errors import (
     UserForbidden,
 )
 from .settings import Settings
-from .user import SAME_USER, User, look_up
+from .user import SAME_USER, User, home_of, look_up
 
 MEGABYTE = 1024 * 1024
 
@@ -52,7 +52,8 @@ class Program:
         Without `stdout` it writes to ours.
         """
         user = self.user
-        environment = dict(self.environment) | ({"HOME": user.home} if user.home is not None else {})
+        home = home_of(user, self.environment)
+        environment = dict(self.environment) | ({"HOME": home} if home is not None else {})
         try:
             return subprocess.Popen(
                 self.argv,

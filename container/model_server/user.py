@@ -5,8 +5,10 @@ the user's own and the groups that it is a member of.
 """
 
 import grp
+import os
 import pwd
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .errors import GroupMissing, UserInvalid, UserMissing
@@ -38,6 +40,21 @@ def look_up(spec: str) -> User:
     gid = _gid(found["group"]) if found["group"] else user.gid
     others = sorted(set(user.groups) - {gid})
     return User(user.uid, gid, (*others,) if gid is None else (gid, *others), user.home)
+
+
+def home_of(user: User, environment: Mapping[str, str]) -> str | None:
+    """Return the HOME of a user's program, None for none: what the image sets, else the user's own.
+
+    Docker adds the HOME of whom the container starts as, the server's user, where the image sets none.
+    """
+    home = environment.get("HOME")
+    return home if user.home is None or (home and home not in _homes_of_docker()) else user.home
+
+
+def _homes_of_docker() -> set[str]:
+    uid = os.getuid()
+    entry = _passwd_entry(str(uid))
+    return {entry.pw_dir if entry else "/", *(["/root"] if uid == 0 else [])}
 
 
 def _user(name: str) -> User:

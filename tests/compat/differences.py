@@ -326,6 +326,14 @@ def _in_environment(leaf: Leaf, name: str, shim: str | None, ours: str | None) -
     return (json.loads(leaf.shim).get(name), json.loads(leaf.ours).get(name)) == (shim, ours)
 
 
+@allowed_by("HOME of the image")
+def the_home_is_the_images(case: Compared, leaf: Leaf) -> bool:
+    home = case.variable("HOME")
+    if leaf.path != ("stdout",) or home in ("", "/root") or len(leaf.shim) != len(leaf.ours):
+        return False
+    return all(ours == theirs or ours[1] == home for theirs, ours in zip(leaf.shim, leaf.ours, strict=True))
+
+
 @allowed_by("HOME of a uid without passwd entry")
 def the_home_of_a_bare_number(case: Compared, leaf: Leaf) -> bool:
     if leaf.path != ("stdout",) or len(leaf.shim) != len(leaf.ours):

@@ -575,6 +575,11 @@ for user, shows in USERS.items():
         return both.invoke([task], USER=user, ENTRYPOINT_B64J=encoded(WHO))
 
 
+@fresh("2.12 HOME and USER", "the_home_is_the_images")
+def _(both: Both) -> Cases:
+    return both.invoke([both.task()], HOME="/data", USER="nobody", ENTRYPOINT_B64J=encoded('echo "$HOME"'))
+
+
 COMMANDS: dict[str, tuple[Any, Any, list[str]]] = {
     "shell ENTRYPOINT": ("echo $0 $*", ["ignored"], []),
     "list and list": (["echo", "a b"], ["c", "*"], []),

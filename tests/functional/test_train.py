@@ -432,6 +432,12 @@ def test_a_user_that_the_server_may_not_switch_to_is_said(open_job: Job) -> None
     assert hint in open_job.failure.read_text()
 
 
+def test_another_user_has_the_home_that_the_image_sets(open_job: Job) -> None:
+    uid = 12345 if os.geteuid() == 0 else os.geteuid()
+    ended = open_job.run("train", 'printf %s "$HOME"', env={"ALGORITHM_USER": str(uid), "HOME": "/data"})
+    assert (ended.returncode, ended.stdout) == (0, b"/data")
+
+
 def test_the_limit_on_memory_holds(job: Job) -> None:
     program = [sys.executable, "-c", "bytearray(500_000_000)"]
     assert job.run("train", program).returncode == 0

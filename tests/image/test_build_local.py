@@ -83,6 +83,16 @@ def test_an_ordinary_dockerfile_runs_as_its_user_in_its_folder(
         assert words in said
 
 
+@pytest.mark.parametrize(("lines", "home"), [(["ENV HOME=/data"], "[/data]"), ([], "[/usr/games]")])
+def test_home_is_the_images_or_else_its_users(
+    base_image: str, bucket: "Bucket", s3_options: list[str], folder: Path, lines: list[str], home: str
+) -> None:
+    instructions = [*lines, "USER games", 'CMD exec /opt/algorithm/run "$HOME"']
+    write_context(folder, child_of(base_image, *instructions), tells=TELLS_WHO_AND_WHERE)
+    with built_locally(folder) as (image, _):
+        assert report(image, bucket, s3_options)[3:] == [home]
+
+
 def test_a_few_lines_from_longshores_image_are_left_as_they_are(
     base_image: str, bucket: "Bucket", s3_options: list[str], folder: Path
 ) -> None:

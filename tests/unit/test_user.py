@@ -1,12 +1,13 @@
 """A Dockerfile's USER."""
 
 import grp
+import os
 import pwd
 
 import pytest
 
 from model_server.errors import GroupMissing, LongshoreError, UserInvalid, UserMissing
-from model_server.user import User, look_up
+from model_server.user import SAME_USER, User, home_of, look_up
 
 ROOT = pwd.getpwuid(0)
 FREE = next(number for number in range(54_321, 60_000) if number not in {entry.pw_uid for entry in pwd.getpwall()})
@@ -66,3 +67,26 @@ def test_nothing_changes_without_a_user(spec: str) -> None:
 def test_who_is_not_there_is_said_in_the_drop_ins_words(spec: str, error: type[LongshoreError]) -> None:
     with pytest.raises(error):
         look_up(spec)
+
+
+@pytest.mark.parametrize("entry", [None, "/home/of-server"])
+def test_home_is_the_environments_unless_docker_made_it_for_the_server(
+    entry: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: FREE)
+    if entry:
+        found = pwd.struct_passwd(("server", "x", FREE, FREE, "", entry, "/bin/sh"))
+        monkeypatch.setattr(pwd, "getpwuid", lambda _: found)
+    author = User(uid=1234, home="/home/author")
+    for made_by_docker in ({}, {"HOME": ""}, {"HOME": entry or "/"}):
+        assert home_of(author, made_by_docker) == "/home/author"
+    for home in ("/data", "/root", "/" if entry else "/home/of-server"):
+        assert home_of(author, {"HOME": home}) == home
+        assert home_of(SAME_USER, {"HOME": home}) == home
+    assert home_of(SAME_USER, {}) is None
+
+
+def test_home_of_root_is_dockers_also_where_no_file_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: 0)
+    monkeypatch.setattr(pwd, "getpwuid", lambda _: ROOT)
+    assert home_of(User(uid=1234, home="/home/author"), {"HOME": "/root"}) == "/home/author"
