@@ -4,8 +4,9 @@ ARG BASE_IMAGE=debian:bookworm-slim
 # --- What is made here is copied into the image; what it is made with is not.
 FROM ${BASE_IMAGE} AS build
 USER root
+# The base's is inherited, and so are its variables, which are for its programs, not for those that are used here.
+SHELL ["/bin/sh", "-c"]
 ENV BASE_PATH=${PATH}
-# The base's own variables are for its programs, not for those that are used here.
 ENV PATH=/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin LD_LIBRARY_PATH= LD_PRELOAD= PYTHONHOME= PYTHONPATH= HOME=/root
 
 COPY image/install-build-tools /build/
@@ -40,11 +41,12 @@ CMD ["longshore", "usage"]
 USER root
 STOPSIGNAL SIGTERM
 
-ARG SOURCE=
-ARG VERSION=0.1.0
-ARG REVISION=
-LABEL org.opencontainers.image.source="${SOURCE}" \
-      org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}" \
+# A variable of the base goes before an argument of its name.
+ARG LONGSHORE_SOURCE=
+ARG LONGSHORE_VERSION=0.1.0
+ARG LONGSHORE_REVISION=
+LABEL org.opencontainers.image.source="${LONGSHORE_SOURCE}" \
+      org.opencontainers.image.version="${LONGSHORE_VERSION}" \
+      org.opencontainers.image.revision="${LONGSHORE_REVISION}" \
       com.amazonaws.sagemaker.capabilities.accept-bind-to-port="true" \
-      longshore.version="${VERSION}"
+      longshore.version="${LONGSHORE_VERSION}"

@@ -134,8 +134,8 @@ build() {
 build_longshore() {
   local tag=$1
   shift
-  build "$tag" "$checkout" --build-arg "VERSION=$(version)" --build-arg "REVISION=$(revision)" \
-    --build-arg "SOURCE=$(source_address)" "$@"
+  build "$tag" "$checkout" --build-arg "LONGSHORE_VERSION=$(version)" \
+    --build-arg "LONGSHORE_REVISION=$(revision)" --build-arg "LONGSHORE_SOURCE=$(source_address)" "$@"
 }
 
 version() { sed -n 's/^VERSION = "\(.*\)"$/\1/p' "$checkout/container/model_server/__init__.py"; }

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -27,6 +27,9 @@ UNUSED_MODULES = {
 UNUSED_BUILD_FOLDER = re.compile(r"config-\d")
 UNUSED_EXTENSION = re.compile(r"(_tkinter|_curses|_curses_panel|_sqlite3|_?dbm|_gdbm|readline|nis|xx\w*|_test\w*)\.")
 """Of the standard library: what has big files or needs further libraries, and is not used."""
+
+PIP_ARGUMENTS = {"PIP_CERT", "PIP_INDEX_URL"}
+"""The variables of pip that are arguments of the build."""
 
 NGINX = "/usr/sbin/nginx"
 
@@ -75,12 +78,17 @@ def install_packages(build: Path, target: Path) -> None:
     pip = build / "pip"
     run(sys.executable, "-m", "venv", pip)
     options = "--quiet --disable-pip-version-check --no-cache-dir --no-compile --require-hashes --only-binary :all:"
-    run(pip / "bin/pip", "install", *options.split(), "--target", packages, "-r", requirements)
+    run(pip / "bin/pip", "install", *options.split(), "--target", packages, "-r", requirements, environment=pips_own())
     shutil.rmtree(packages / "bin")
     for data in (packages / "botocore/data", packages / "boto3/data"):
         for folder in filter(Path.is_dir, data.iterdir()):
             if folder.name not in AWS_SERVICES:
                 shutil.rmtree(folder)
+
+
+def pips_own() -> dict[str, str]:
+    """Return the environment without the base's options for its own pip: of all there are, two are the build's."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PIP_") or name in PIP_ARGUMENTS}
 
 
 def programs(folder: Path) -> Iterator[Path]:
@@ -129,8 +137,8 @@ def compile_modules(target: Path) -> None:
     run(python, "-BI", "-m", "compileall", "-q", "-f", "-j", "0", "--invalidation-mode", "unchecked-hash", *folders)
 
 
-def run(*command: str | Path) -> str:
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+def run(*command: str | Path, environment: Mapping[str, str] | None = None) -> str:
+    return subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 if __name__ == "__main__":

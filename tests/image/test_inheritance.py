@@ -15,12 +15,15 @@ from docker_rig import (
     build_base,
     built,
     docker,
+    inspected,
     remove_image,
     run_once,
     serving,
     tried_build,
     unique_name,
 )
+
+from model_server import VERSION
 
 if TYPE_CHECKING:
     from tests.conftest import Bucket
@@ -37,12 +40,14 @@ RUN mkdir -p /broken/modules /home/author/work && useradd --uid 1234 author \
  && chmod 755 /usr/local/bin/*
 ENV PATH=/opt/tools/bin:/usr/local/bin:/usr/bin:/bin PYTHONHOME=/broken PYTHONPATH=/broken/modules \
     LD_LIBRARY_PATH=/broken HOME=/home/author LC_CTYPE=POSIX LANG=de_DE.ISO-8859-1 TMPDIR=/nowhere \
+    PIP_USER=1 PIP_CONSTRAINT=/broken/constraints.txt VERSION=theirs \
     NVIDIA_VISIBLE_DEVICES=none ODD="a \"quoted\"  value"
 USER author
 WORKDIR /home/author/work
 ENTRYPOINT ["/bin/false"]
 CMD ["never"]
 STOPSIGNAL SIGKILL
+SHELL ["/bin/false", "-c"]
 """
 """A base whose own variables, libraries and programs would break any Python and nginx that looked at them."""
 
@@ -139,6 +144,11 @@ def test_on_a_base_that_breaks_every_other_python_the_server_works(
 ) -> None:
     entrypoint = "ALGORITHM_ENTRYPOINT=cat /input/scan.mha >/output/scan.mha"  # most else is broken there
     serves(image_on_hostile_base, bucket, [*s3_options, "--env", entrypoint])
+
+
+def test_the_labels_are_longshores_whatever_the_base_calls_its_own(image_on_hostile_base: str) -> None:
+    labels = inspected(image_on_hostile_base)["Config"]["Labels"]
+    assert labels["org.opencontainers.image.version"] == labels["longshore.version"] == VERSION
 
 
 @pytest.mark.parametrize("base", ["debian", "hostile"])
