@@ -13,16 +13,18 @@ Usage: build_local.sh [--dry-run] NAME [DIR]
        build_local.sh --check IMAGE
 
 Build the image NAME for SageMaker from the Dockerfile in DIR; without DIR, the image of Longshore itself, which others
-inherit. Any Dockerfile on Debian or Ubuntu will do: where it does not say FROM Longshore's image, Longshore is put on
-top, and its ENTRYPOINT, CMD and USER become the algorithm's. What would not run on SageMaker is named, and NAME is
-given to an image without faults only.
+inherit. Any Dockerfile will do on a Debian or Ubuntu that has packages of Python 3.11 or newer, such as Debian 12 and
+Ubuntu 24.04: where it does not say FROM Longshore's image, Longshore is put on top, and its ENTRYPOINT, CMD and USER
+become the algorithm's. What would not run on SageMaker is named, and NAME is given to an image without faults only.
 
   --check IMAGE   build nothing, and name what is wrong with an image that is there
   --dry-run       print the commands, and run none
   --help          show this text
 
-LONGSHORE_BUILD_ARGS is for further arguments of `docker build`, with spaces between them. The last line on stdout is
-NAME; all else goes to stderr. Exit code 0: built. 1: a step failed, or there are faults. 64: the arguments are wrong.
+LONGSHORE_BUILD_ARGS is for further arguments of `docker build`, with spaces between them. All are for DIR's build, such
+as --file, --target and --pull; of them --build-arg, --network and --no-cache are used for putting Longshore on top too.
+The last line on stdout is NAME; all else goes to stderr. Exit code 0: built. 1: a step failed, or there are faults.
+64: the arguments are wrong.
 END
 }
 
@@ -40,6 +42,7 @@ main() {
   local mode=build
   name='' directory=''
   read_arguments "$@"
+  read_build_arguments
   end_on_signals
   if [[ $mode == dry-run ]]; then
     print_commands
@@ -55,7 +58,8 @@ main() {
   trap remove_work EXIT
   if [[ -z $directory ]]; then
     log "Building Longshore's image"
-    build_longshore "$work-final" || die "Longshore's image could not be built; docker says why above."
+    # shellcheck disable=SC2086 # words
+    build_longshore "$work-final" ${LONGSHORE_BUILD_ARGS-} || die "Longshore's image could not be built; docker says why above."
     check_image "$work-final" --base
   else
     build_authors
@@ -91,7 +95,24 @@ read_arguments() {
   [[ $name =~ $image_name ]] ||
     wrong_arguments "$name can not be the name of an image: it has lower case letters and digits, and . _ - / between them."
   [[ -z $directory || -d $directory ]] || die "There is no folder $directory."
-  [[ -z $directory || -f $directory/Dockerfile ]] || die "There is no Dockerfile in $directory."
+}
+
+# Read which Dockerfile LONGSHORE_BUILD_ARGS names, and what of it fits another one, Longshore's.
+read_build_arguments() {
+  local word option=''
+  dockerfile=$directory/Dockerfile arguments_on_top=''
+  for word in ${LONGSHORE_BUILD_ARGS-}; do
+    case $option in
+      --build-arg | --network) arguments_on_top+=" $option $word" ;;
+      --file | -f) dockerfile=$word ;;
+    esac
+    case $word in
+      --build-arg=* | --network=* | --no-cache | --no-cache=*) arguments_on_top+=" $word" ;;
+      --file=* | -f=*) dockerfile=${word#*=} ;;
+    esac
+    option=$word
+  done
+  [[ -z $directory || -f $dockerfile ]] || die "There is no Dockerfile $dockerfile."
 }
 
 wrong_arguments() {
@@ -110,13 +131,15 @@ need_docker() {
 
 build_authors() {
   log "Building $directory"
-  build "$work-author" "$directory" || explain_failed_build
+  # shellcheck disable=SC2086 # words
+  build "$work-author" "$directory" ${LONGSHORE_BUILD_ARGS-} || explain_failed_build
   refuse_triggers
   if holds_longshore "$work-author"; then
     docker tag "$work-author" "$work-whole"
   else
     log 'It does not hold Longshore, which is put on top'
-    build_longshore "$work-whole" --build-arg "BASE_IMAGE=$work-author" ||
+    # shellcheck disable=SC2086 # words
+    build_longshore "$work-whole" $arguments_on_top --build-arg "BASE_IMAGE=$work-author" ||
       die "Longshore could not be put on top of $directory's image; docker says why above."
   fi
   record_commands
@@ -126,16 +149,15 @@ build_authors() {
 build() {
   local tag=$1 context=$2
   shift 2
-  # shellcheck disable=SC2086 # words
-  run docker build --force-rm --platform "$platform" ${LONGSHORE_BUILD_ARGS-} --tag "$tag" "$@" "$context"
+  run docker build --force-rm --platform "$platform" --tag "$tag" "$@" "$context"
 }
 
 # build_longshore TAG [ARGUMENT ...]
 build_longshore() {
   local tag=$1
   shift
-  build "$tag" "$checkout" --build-arg "LONGSHORE_VERSION=$(version)" \
-    --build-arg "LONGSHORE_REVISION=$(revision)" --build-arg "LONGSHORE_SOURCE=$(source_address)" "$@"
+  build "$tag" "$checkout" "$@" --build-arg "LONGSHORE_VERSION=$(version)" \
+    --build-arg "LONGSHORE_REVISION=$(revision)" --build-arg "LONGSHORE_SOURCE=$(source_address)"
 }
 
 version() { sed -n 's/^VERSION = "\(.*\)"$/\1/p' "$checkout/container/model_server/__init__.py"; }
@@ -159,7 +181,7 @@ build_local.sh $image"
 longshores_of_dockerfile() {
   sed -n -e 's/^[[:space:]]*[Ff][Rr][Oo][Mm][[:space:]]\{1,\}\([a-z0-9./:_-]*longshore[a-z0-9./:_-]*\).*/\1/p' \
     -e 's/^[[:space:]]*[Aa][Rr][Gg][[:space:]]\{1,\}[A-Za-z_]*=\([a-z0-9./:_-]*longshore[a-z0-9./:_-]*\).*/\1/p' \
-    "$directory/Dockerfile"
+    "$dockerfile"
 }
 
 refuse_triggers() {
@@ -174,12 +196,12 @@ holds_longshore() { [[ -n $(label_of "$1" longshore.version) ]]; }
 # SageMaker calls `docker run IMAGE serve`: an ENTRYPOINT would swallow it and a CMD be replaced by it, and the server
 # needs to be root to become the algorithm's user.
 record_commands() {
-  local dockerfile="FROM $work-whole"
+  local completed="FROM $work-whole"
   record_command
   record_user
   restore_stop_signal
   add 'ENTRYPOINT []' "CMD $default_command" 'USER root'
-  finish <<<"$dockerfile" || die 'The image could not be completed; docker says why above.'
+  finish <<<"$completed" || die 'The image could not be completed; docker says why above.'
 }
 
 finish() { run docker build --force-rm --platform "$platform" --tag "$work-final" -; }
@@ -204,15 +226,39 @@ record_command() {
     log 'The Dockerfile has no ENTRYPOINT and no CMD; those of its base image are taken'
   fi
   # Over an image that this script has built, a new ENTRYPOINT replaces the CMD too, as in Docker.
-  [[ $entrypoint == '[]' ]] || record ALGORITHM_ENTRYPOINT "$entrypoint"
+  [[ $entrypoint == '[]' ]] || record ALGORITHM_ENTRYPOINT "$(as_written "$entrypoint")"
   record ALGORITHM_CMD "$cmd"
   log "What the algorithm runs, recorded as ALGORITHM_ENTRYPOINT and ALGORITHM_CMD: $words"
   log 'The image has no ENTRYPOINT now, so that SageMaker can call serve and train'
 }
 
-# Tell whether the Dockerfile itself says what to run: a base for people at a terminal says so too.
+# Tell whether the Dockerfile's last stage itself says what to run: a base for people at a terminal says so too.
 states_command() {
-  grep -i '^[[:space:]]*\(ENTRYPOINT\|CMD\)[[:space:][]' "$directory/Dockerfile" >/dev/null
+  awk '
+    /^[ \t\r]*(#|$)/ { next }
+    { instruction = instruction $0 }
+    # A line that goes on: what follows is no instruction, such as the CMD of a HEALTHCHECK.
+    sub(/\\[ \t\r]*$/, " ", instruction) { next }
+    {
+      split(instruction, words)
+      name = toupper(words[1])
+      if (name == "FROM") stated = 0
+      if (name == "ENTRYPOINT" || name == "CMD") stated = 1
+      instruction = ""
+    }
+    END { exit !stated }
+  ' "$dockerfile"
+}
+
+# as_written ENTRYPOINT: the shell form, which Docker makes a list of, as the string that it was, since it takes no
+# arguments. A line that looks for them is a list that an author wrote.
+as_written() {
+  local shell_form='^\["/bin/sh","-c",("([^"\]|\\.)*")]$' looks_for_arguments='\$\{?[0-9@*#]'
+  if [[ ! $1 =~ $looks_for_arguments && $1 =~ $shell_form ]]; then
+    printf '%s' "${BASH_REMATCH[1]}"
+  else
+    printf '%s' "$1"
+  fi
 }
 
 has_default_program() {
@@ -245,7 +291,7 @@ restore_stop_signal() {
 }
 
 # Add lines to the Dockerfile that completes the image.
-add() { dockerfile+=$(printf '\n%s' "$@"); }
+add() { completed+=$(printf '\n%s' "$@"); }
 
 # record VARIABLE VALUE: as a variable, and as a label that tells it from one that an author sets.
 record() {
@@ -324,12 +370,15 @@ run() {
 print_commands() {
   work=longshore-build:temporary
   if [[ -z $directory ]]; then
-    build_longshore "$work-final"
+    # shellcheck disable=SC2086 # words
+    build_longshore "$work-final" ${LONGSHORE_BUILD_ARGS-}
     run_check "$work-final" --base
   else
-    build "$work-author" "$directory"
+    # shellcheck disable=SC2086 # words
+    build "$work-author" "$directory" ${LONGSHORE_BUILD_ARGS-}
     log 'If that does not hold Longshore'
-    build_longshore "$work-whole" --build-arg "BASE_IMAGE=$work-author"
+    # shellcheck disable=SC2086 # words
+    build_longshore "$work-whole" $arguments_on_top --build-arg "BASE_IMAGE=$work-author"
     log 'With ENTRYPOINT, CMD and USER recorded as variables'
     finish
     run_check "$work-final"

@@ -123,6 +123,14 @@ def test_a_shell_form_is_run_by_the_shell(
         assert report(image, bucket, s3_options)[3:] == ["[hello you]", "[it's]"]
 
 
+def test_a_shell_form_is_said_to_take_no_arguments(base_image: str, folder: Path) -> None:
+    write_context(folder, child_of(base_image, "ENTRYPOINT exec /opt/algorithm/run"), tells=TELLS_WHO_AND_WHERE)
+    with built_locally(folder) as (image, _):
+        done = run_once(image, "process", "one")
+    assert done.code == 0, done.stderr
+    assert "The arguments are not used: the ENTRYPOINT is in shell form" in done.stderr
+
+
 def test_what_a_base_image_runs_does_not_hide_the_program(
     base_image: str, bucket: "Bucket", s3_options: list[str], folder: Path
 ) -> None:

@@ -1,7 +1,10 @@
-"""build_local.sh and build_and_push.sh where no Docker is needed: their arguments, their texts and their shell."""
+"""build_local.sh and build_and_push.sh where no Docker is needed: their arguments, texts and shell, and how they take
+what an engine and an account say."""
 
+import os
 import re
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -38,8 +41,55 @@ NOT_IN_BSD_TOOLS = {
 }
 
 
-def run(script: Path, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([script, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30)
+DOCKER = """
+case "$*" in
+  'build '*'-final -') cat >"$SEEN/final" ;;
+  'build '*) echo "$*" >>"$SEEN/builds" ;;
+  *'longshore.version'*-author) echo "$LONGSHORE" ;;
+  *'longshore.version'*) echo 0.1.0 ;;
+  *'json .Config.Entrypoint'*-author) printf '%s\\n' "$ENTRYPOINT" ;;
+  *'json .Config.'*) echo null ;;
+  *'{{.Os}}'*) echo linux/amd64 ;;
+esac
+"""
+"""An engine that builds what the variables say, on which a test of a file succeeds; what it was given is kept."""
+
+AWS = """
+case "$*" in
+  *get-caller-identity*) echo 123456789012 arn:aws:iam::123456789012:user/author ;;
+  *describe-repositories*) echo "$MUTABILITY" ;;
+esac
+"""
+"""An account whose repository has an image with every tag."""
+
+
+def run(
+    script: Path, *arguments: str | Path, environ: Mapping[str, str] | None = None
+) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [script, *arguments], env=environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An author's folder."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> dict[str, str]:
+    """Variables with which the scripts find an engine and an account that are made up, and no HOME."""
+    commands, seen = tmp_path / "commands", tmp_path / "seen"
+    for made in (commands, seen):
+        made.mkdir()
+    for name, text in {"docker": DOCKER, "aws": AWS, "curl": "exit 1"}.items():
+        (commands / name).write_text(f"#!/bin/sh\n{text}")
+        (commands / name).chmod(0o755)
+    path = {"PATH": f"{commands}:{os.environ['PATH']}", "SEEN": str(seen)}
+    return path | {"LONGSHORE": "", "ENTRYPOINT": '["starts-a-shell"]', "MUTABILITY": "MUTABLE"}
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
@@ -86,7 +136,10 @@ def test_a_wrong_argument_is_refused_with_the_usage(script: Path, arguments: lis
 
 
 def test_a_folder_without_a_dockerfile_is_named(tmp_path: Path) -> None:
-    for folder, words in ((tmp_path, f"There is no Dockerfile in {tmp_path}."), (tmp_path / "x", "There is no folder")):
+    for folder, words in (
+        (tmp_path, f"There is no Dockerfile {tmp_path}/Dockerfile."),
+        (tmp_path / "x", "There is no folder"),
+    ):
         done = run(BUILD_LOCAL, "name", folder)
         assert (done.returncode, done.stdout) == (1, "")
         assert words in done.stderr
@@ -99,6 +152,87 @@ def test_a_missing_docker_is_named(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert "Docker is needed, and there is no command of that name on PATH: install it." in done.stderr
+
+
+DOCKERFILES = {
+    "nothing": ("FROM x\nRUN true\n", False),
+    "a list": ('FROM x\nENTRYPOINT ["y"]\n', True),
+    "lower case": ("from x\n  cmd \\\n  y\n", True),
+    "a check of health": ("FROM x\nHEALTHCHECK --interval=1s \\\n  CMD true\n", False),
+    "one with an empty line and a comment in it": ("FROM x\nHEALTHCHECK \\\n\n# why\n  CMD true\n", False),
+    "an earlier stage": ("FROM x AS a\nCMD y\nFROM z\nCOPY --from=a /a /a\n", False),
+    "a later stage": ("FROM x AS a\nRUN true\nFROM z\nCMD y\n", True),
+    "after a command of several lines": ("FROM x\nRUN a && \\\n  # why\n  b\nCMD y\n", True),
+    "Windows line ends": ("FROM x\r\nRUN a && \\\r\n  CMD\r\nENTRYPOINT y\r\n", True),
+    "a comment": ("FROM x\n# CMD y\n", False),
+}
+
+
+@pytest.mark.parametrize(("dockerfile", "states"), DOCKERFILES.values(), ids=DOCKERFILES)
+def test_only_an_instruction_of_the_last_stage_is_the_authors_own(
+    environ: dict[str, str], folder: Path, dockerfile: str, states: bool
+) -> None:
+    (folder / "Dockerfile").write_bytes(dockerfile.encode())
+    done = run(BUILD_LOCAL, "name", folder, environ=environ)
+    assert (done.returncode, done.stdout) == (0, "name\n"), done.stderr
+    assert ("What the algorithm runs, recorded" in done.stderr) == states
+    assert ("Left out, as the base image says it and /opt/algorithm/run is there" in done.stderr) != states
+
+
+@pytest.mark.parametrize(
+    ("entrypoint", "recorded"),
+    [
+        (r'["/bin/sh","-c","exec run \"$A\" \u003e/b \\"]', r'"exec run \"$A\" \u003e/b \\"'),
+        (r'["/bin/sh","-c","it\u0027s"]', r'"it\u0027s"'),
+        ('["/bin/sh","-c","exec run $0 \\"$@\\""]', None),
+        ('["/bin/sh","-c","exec run \\"${1}\\""]', None),
+        ('["/bin/sh","-c","run","x"]', None),
+        ('["/bin/bash","-c","run"]', None),
+    ],
+)
+def test_a_shell_form_is_recorded_as_the_string_that_takes_no_arguments(
+    environ: dict[str, str], folder: Path, entrypoint: str, recorded: str | None
+) -> None:
+    (folder / "Dockerfile").write_text("FROM x\nENTRYPOINT as docker says\n")
+    done = run(BUILD_LOCAL, "name", folder, environ=environ | {"ENTRYPOINT": entrypoint})
+    assert done.returncode == 0, done.stderr
+    final = Path(environ["SEEN"], "final").read_text().splitlines()
+    assert f"ENV ALGORITHM_ENTRYPOINT='{recorded or entrypoint}'" in final
+    assert f"LABEL longshore.recorded.ALGORITHM_ENTRYPOINT='{recorded or entrypoint}'" in final
+
+
+def test_only_arguments_that_fit_are_used_when_longshore_is_put_on_top(
+    environ: dict[str, str], folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "other").write_text("FROM x\n")
+    own = f"--file {tmp_path}/other --target a --pull --label b=c"
+    both = "--build-arg A=1 --build-arg=B=2 --network host --no-cache"
+    done = run(BUILD_LOCAL, "name", folder, environ=environ | {"LONGSHORE_BUILD_ARGS": f"{own} {both}"})
+    assert done.returncode == 0, done.stderr
+    authors, longshores = Path(environ["SEEN"], "builds").read_text().splitlines()
+    assert authors.endswith(f"-author {own} {both} {folder}")
+    assert f"-whole {both} --build-arg BASE_IMAGE=longshore-build:" in longshores
+    assert longshores.endswith(f" {PROJECT}")
+
+
+def test_a_dockerfile_that_is_named_has_to_be_there(environ: dict[str, str], folder: Path) -> None:
+    for option in ("--file nowhere", "--file=nowhere", "-f nowhere"):
+        done = run(BUILD_LOCAL, "name", folder, environ=environ | {"LONGSHORE_BUILD_ARGS": option})
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "There is no Dockerfile nowhere." in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("mutability", "code"),
+    [("MUTABLE", 0), ("MUTABLE_WITH_EXCLUSION", 0), ("IMMUTABLE", 1), ("IMMUTABLE_WITH_EXCLUSION", 0)],
+)
+def test_only_where_no_tag_can_be_moved_a_tag_that_is_there_ends_the_push(
+    environ: dict[str, str], mutability: str, code: int
+) -> None:
+    there = environ | {"MUTABILITY": mutability, "AWS_REGION": "eu-west-1"}
+    done = run(BUILD_AND_PUSH, "--dry-run", "name", environ=there)
+    assert done.returncode == code, done.stderr
+    assert ("its tags are immutable" in done.stderr) == bool(code)
 
 
 @pytest.mark.parametrize("path", SHELL_FILES, ids=lambda path: path.name)
