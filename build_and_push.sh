@@ -165,7 +165,8 @@ ensure_repository() {
 keep_repository() {
   [[ $1 == "$mutability" || $mutability == MUTABLE ]] ||
     log "It is there already with tags that are $1, and is left as it is"
-  if [[ $1 == IMMUTABLE* ]] && has_tag; then
+  # IMMUTABLE_WITH_EXCLUSION has tags that can be moved: the push shows whether this is one.
+  if [[ $1 == IMMUTABLE ]] && has_tag; then
     fail "It has an image with the tag $tag already, and its tags are immutable: give another one with --tag."
   fi
 }
@@ -174,7 +175,7 @@ has_tag() { in_ecr describe-images --repository-name "$name" --image-ids "imageT
 
 # Have docker know the password in a folder of this run only: not in a file or a key ring of the user's.
 log_in() {
-  local home=${DOCKER_CONFIG:-$HOME/.docker}
+  local home=${DOCKER_CONFIG:-${HOME-}/.docker}
   begin Login "$registry"
   need docker Docker 'install it'
   need curl curl 'install it'
