@@ -79,13 +79,12 @@ def process(options: Namespace, root: Path) -> int:
             ml_folder.show(options.test_dir, "output/message")
             if signum:
                 break
-        if options.keep:
-            s3.keep(options.keep, options.s3, root / LIST_FOLDER)
+        kept = s3.keep(options.keep, options.s3, root / LIST_FOLDER)
     if not options.tasks:
         ml_folder.list_files(options.test_dir / "processing" / "output")
     # A program may well end with 0 when it is stopped, but then the job is not done.
     stopped = 128 + signum if len(codes) < len(hosts) else 0
-    return next((code for code in codes if code), stopped)
+    return next((code for code in codes if code), stopped) or kept
 
 
 def task_arguments(options: Namespace, s3: S3Server, root: Path) -> list[str]:

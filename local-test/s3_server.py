@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from running import Failure, free_port, own_environment, run, running, wait_for_answer
+from running import Failure, free_port, own_environment, run, running, say, wait_for_answer
 
 S3_FOLDER = str(Path(__file__).resolve().parent / "s3_folder.py")
 
@@ -22,9 +22,18 @@ class S3Server:
         """Put each file `<bucket>/<key>` of a folder there, and make its buckets."""
         self._run(f"{folder} could not be copied to S3.", "fill", str(folder))
 
-    def keep(self, target: Path, *filled_from: Path) -> None:
-        """Copy what has come since into a folder, as `<bucket>/<key>`."""
-        self._run(f"What is in S3 could not be copied to {target}.", "keep", str(target), *map(str, filled_from))
+    def keep(self, target: Path | None, *filled_from: Path) -> int:
+        """Copy what has come since into a folder, if there is one, as `<bucket>/<key>`; returns 1 if not all could be.
+
+        It raises nothing: how the job ended matters more.
+        """
+        try:
+            if target:
+                self._run(f"Not all of S3 is copied to {target}", "keep", str(target), *map(str, filled_from))
+        except Failure as failure:
+            say(str(failure))
+            return 1
+        return 0
 
     def _run(self, sentence: str, *arguments: str) -> None:
         run([sys.executable, S3_FOLDER, *arguments], self.environment, Failure(sentence))

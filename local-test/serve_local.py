@@ -71,9 +71,8 @@ def serve(options: Namespace, root: Path) -> int:
             say(f"Serving on {url}, with S3 on {s3.url}; Ctrl-C ends both")
             wait_for_end(server)
             say("Stopping")
-        if options.keep:
-            s3.keep(options.keep, options.s3)
-    return exit_code(server)
+        kept = s3.keep(options.keep, options.s3)
+    return exit_code(server) or kept
 
 
 def need_port(number: int) -> None:

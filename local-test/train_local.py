@@ -50,13 +50,12 @@ def train(options: Namespace, root: Path) -> int:
         job = Job(["train"], mounts, JOB_STOP_SECONDS, environment, program=options.mount)
         with where.started(job, root, None) as training:
             wait_for_end(training)
-        if options.keep:
-            s3.keep(options.keep, options.s3)
+        kept = s3.keep(options.keep, options.s3)
     code = exit_code(training)
     say(f"The training ended with exit code {code}")
     ml_folder.show(options.test_dir, "output/failure")
     ml_folder.list_files(options.test_dir / "model")
-    return code
+    return code or kept
 
 
 if __name__ == "__main__":

@@ -403,6 +403,37 @@ def test_a_key_chooses_no_place_outside_the_folder_that_is_kept(bucket: "Bucket"
     assert not list(tmp_path.rglob(outside))
 
 
+@pytest.mark.parametrize(("script", "code"), [("exit 0", 1), ("exit 3", 3)])
+def test_what_can_not_be_kept_costs_nothing_else(
+    checkout: Path, test_dir: Path, tmp_path: Path, script: str, code: int
+) -> None:
+    seed, kept = tmp_path / "s3", tmp_path / "kept"
+    for name in ("a", "b", "c"):
+        (seed / "bucket" / name).parent.mkdir(parents=True, exist_ok=True)
+        (seed / "bucket" / name).write_text(name)
+    # As if they had come since.
+    command = program(tmp_path, f"rm {seed}/bucket/*; {script}")
+    (kept / "bucket/b").mkdir(parents=True)
+    options = ["--test-dir", test_dir, "--s3", seed, "--keep", kept, f"--env=ALGORITHM_ENTRYPOINT={command}"]
+    job = run_script(checkout, "process-local.sh", "--host", *options)
+    assert job.process.returncode == code, job.said
+    assert "s3://bucket/'b' is not copied: Is a directory.\n" in job.stderr
+    assert f"==> Not all of S3 is copied to {kept}\n" in job.stderr
+    assert [(kept / "bucket" / name).read_text() for name in ("a", "c")] == ["a", "c"]
+
+
+def test_a_key_that_is_no_name_here_costs_nothing_else(bucket: "Bucket", tmp_path: Path) -> None:
+    keys = ["a", "m/" + "n" * 300, "z"]
+    for key in keys:
+        bucket.put(key, "kept")
+    environment = os.environ | {"AWS_ENDPOINT_URL_S3": bucket.endpoint}
+    command = [PROJECT / ".venv/bin/python", PROJECT / "local-test/s3_folder.py", "keep", tmp_path / "kept", tmp_path]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=DEADLINE_SECONDS)
+    assert ended.returncode == 1
+    assert f"{keys[1]!r} is not copied: File name too long." in ended.stderr
+    assert {path.name for path in (tmp_path / "kept" / bucket.name).iterdir() if path.is_file()} == {"a", "z"}
+
+
 def test_edited_code_is_served(checkout: Path, tmp_path: Path) -> None:
     edited = tmp_path / "container"
     shutil.copytree(checkout / "container", edited)
@@ -546,12 +577,13 @@ def test_the_model_of_before_is_kept_until_the_next_training(checkout: Path, tes
 
 
 def test_nothing_is_emptied_for_a_training_that_does_not_begin(checkout: Path, test_dir: Path) -> None:
-    for name in ("model", "output"):
-        (test_dir / name).mkdir()
+    """A bucket whose name S3 refuses ends it while S3 is filled."""
+    for name in ("model", "output", "s3/No Bucket"):
+        (test_dir / name).mkdir(parents=True)
         (test_dir / name / "precious").write_text("mine")
-    training = Script(checkout, "train-local.sh", "--host", "--test-dir", test_dir)
-    training.await_word("==> Starting a stand-in")
-    training.end(signal.SIGINT)
+    training = run_script(checkout, "train-local.sh", "--host", "--test-dir", test_dir, "--s3", test_dir / "s3")
+    assert training.process.returncode == 1
+    assert "could not be copied to S3" in training.stderr[-1]
     assert "==> Training\n" not in training.said
     for name in ("model", "output"):
         assert (test_dir / name / "precious").read_text() == "mine"
