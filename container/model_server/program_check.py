@@ -33,7 +33,7 @@ def needed_files(argv: Sequence[str], environment: Mapping[str, str]) -> list[Pa
     line = FIRST_WORD.match(argv[2])
     if not line or _is_built_in(line["word"], environment):
         return shell
-    return shell + _needed_by(line["word"], path)
+    return shell + _needed_by(line["word"], path, by_shell=True)
 
 
 def check_rights(files: Sequence[Path], user: User, name: str) -> None:
@@ -46,7 +46,8 @@ def check_rights(files: Sequence[Path], user: User, name: str) -> None:
                 )
 
 
-def _needed_by(command: str, path: list[str]) -> list[Path]:
+def _needed_by(command: str, path: list[str], by_shell: bool = False) -> list[Path]:
+    """Return what a command needs; a shell itself runs a text that no `#!` begins, where the kernel refuses it."""
     program = _find(command, path)
     if program.is_dir():
         raise Unstartable(f"{program} is a folder: name the program in it")
@@ -55,8 +56,11 @@ def _needed_by(command: str, path: list[str]) -> list[Path]:
     if not os.access(program, os.X_OK):
         raise Unstartable(f"{program} is not executable: add `RUN chmod 755 {program}` to the Dockerfile")
     with program.open("rb") as file:
-        line = file.read(HEAD_BYTES).partition(b"\n")[0]
+        head = file.read(HEAD_BYTES)
+    line = head.partition(b"\n")[0]
     if line.startswith(b"\x7fELF"):
+        return [program]
+    if by_shell and not line.startswith(b"#!") and b"\0" not in head:
         return [program]
     if not line.startswith(b"#!"):
         raise Unstartable(f"{program} is not a program, and no script either: let its first line begin with `#!`")

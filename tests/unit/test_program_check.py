@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,18 @@ def test_the_first_word_of_a_command_line_is_looked_up(programs: Path, line: str
     assert fault("/bin/sh", "-c", line).startswith("./run does not exist")
     script(programs, "run", "#!/bin/sh\n")
     assert needed("/bin/sh", "-c", line) == [SHELL, Path("run"), SHELL]
+
+
+def test_a_text_that_names_no_interpreter_is_run_by_a_shell_alone(programs: Path) -> None:
+    run = script(programs, "run", "echo hello\n")
+    binary = script(programs, "binary", b"\xca\xfe\0\n")
+    for line in ("./run", "exec ./run"):
+        assert needed("/bin/sh", "-c", line) == [SHELL, Path("run")]
+        assert subprocess.run(["/bin/sh", "-c", line], stdout=subprocess.PIPE).stdout == b"hello\n"
+    for argv in ([str(run)], [str(binary)], ["/bin/sh", "-c", "./binary"]):
+        assert "is not a program, and no script either" in fault(*argv)
+    script(programs, "env", "#!/usr/bin/env ./run\n")
+    assert "no script either" in fault("/bin/sh", "-c", "./env")
 
 
 def test_nothing_is_run(programs: Path) -> None:
