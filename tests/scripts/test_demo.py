@@ -49,19 +49,14 @@ def processes_of(checkout: Path) -> list[str]:
     return found
 
 
-def temporary_folders() -> set[Path]:
-    return set(Path("/tmp").glob("longshore.*"))
-
-
-def wait_until_gone(checkout: Path, folders: set[Path]) -> None:
+def wait_until_gone(checkout: Path, demo: "subprocess.Popen[str]") -> None:
     deadline = time.monotonic() + DEADLINE_SECONDS
-    while (left := processes_of(checkout)) or not temporary_folders() <= folders:
-        assert time.monotonic() < deadline, f"left: {left or temporary_folders() - folders}"
+    while left := [*processes_of(checkout), *Path("/tmp").glob(f"longshore.{demo.pid}.*")]:
+        assert time.monotonic() < deadline, f"left: {left}"
         time.sleep(0.05)
 
 
 def test_the_demo_runs_a_task_and_leaves_nothing_behind(checkout: Path) -> None:
-    folders = temporary_folders()
     before = {path.relative_to(checkout) for path in checkout.rglob("*") if ".venv" not in path.parts}
     demo = start_demo(checkout)
     output, _ = demo.communicate(timeout=DEADLINE_SECONDS)
@@ -71,7 +66,7 @@ def test_the_demo_runs_a_task_and_leaves_nothing_behind(checkout: Path) -> None:
     assert "its signature is right" in output
     assert output.count("setosa") >= 2
     assert output.count("virginica") >= 2
-    wait_until_gone(checkout, folders)
+    wait_until_gone(checkout, demo)
     after = {path.relative_to(checkout) for path in checkout.rglob("*") if ".venv" not in path.parts}
     assert {path for path in after - before if "__pycache__" not in path.parts} == set()
 
@@ -88,7 +83,6 @@ def test_the_demo_shows_a_readable_log(checkout: Path) -> None:
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("word", ["==> Starting a stand-in", "==> Training", "==> Starting the model", "==> Posting"])
 def test_a_signal_at_any_stage_leaves_nothing_behind(checkout: Path, word: str, signum: int) -> None:
-    folders = temporary_folders()
     demo = start_demo(checkout)
     assert demo.stdout is not None
     for line in demo.stdout:
@@ -99,7 +93,7 @@ def test_a_signal_at_any_stage_leaves_nothing_behind(checkout: Path, word: str, 
     os.killpg(demo.pid, signum)
     rest, _ = demo.communicate(timeout=DEADLINE_SECONDS)
     assert demo.returncode == 128 + signum, rest
-    wait_until_gone(checkout, folders)
+    wait_until_gone(checkout, demo)
 
 
 def test_an_unknown_argument_is_refused_with_the_usage(checkout: Path) -> None:
