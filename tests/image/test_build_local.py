@@ -13,7 +13,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 from build_rig import BUILD_LOCAL, build_local, built_locally, run_script, write_context
-from docker_rig import PREFIX, build_arguments, built, docker, inspected, remove_image, run_once, serving, unique_name
+from docker_rig import (
+    PREFIX,
+    build_arguments,
+    built,
+    docker,
+    eventually,
+    inspected,
+    remove_image,
+    run_once,
+    serving,
+    unique_name,
+)
 
 if TYPE_CHECKING:
     from tests.conftest import Bucket
@@ -325,6 +336,13 @@ def test_no_image_of_a_step_is_left(base_image: str, folder: Path) -> None:
 
 def test_ctrl_c_leaves_nothing(base_image: str, folder: Path) -> None:
     tag = unique_name()
+
+    def of_steps() -> set[str]:
+        containers = docker("ps", "--all", "--quiet", "--filter", f"ancestor={base_image}")
+        images = docker("images", "--quiet", "--filter", "dangling=true")
+        return {*containers.split(), *images.split()}
+
+    before = of_steps()
     write_context(folder, f"FROM {base_image}\nRUN echo begun; sleep 600\n")
     with subprocess.Popen(
         [BUILD_LOCAL, tag, folder],
@@ -337,9 +355,12 @@ def test_ctrl_c_leaves_nothing(base_image: str, folder: Path) -> None:
     ) as script:
         assert script.stdout
         assert "begun\n" in iter(script.stdout.readline, "")
+        assert of_steps() - before  # the container of the step that runs
         os.killpg(script.pid, signal.SIGINT)
         said, _ = script.communicate(timeout=60)
     assert script.returncode == 130, said
+    # The engine ends the step when it has seen that its client is gone.
+    eventually(lambda: of_steps() <= before, "the end of the step's container")
     assert docker("images", "--quiet", "--filter", f"reference=longshore-build:{script.pid}-*") == ""
     assert docker("images", "--quiet", tag) == ""
 
