@@ -1,6 +1,7 @@
 """A body that is no task -> /input: streamed to a file, which gets its name when it is whole."""
 
 import os
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -10,7 +11,6 @@ from .cancellation import Cancellation
 from .errors import ClientLeft, DiskFull, PayloadPathTaken
 
 CHUNK_BYTES = 1024 * 1024
-STAGING = ".payload"
 FILE_MODE = 0o644  # whatever the umask is
 
 
@@ -38,7 +38,8 @@ def receive(payload: Payload, folder: Path, cancellation: Cancellation) -> int:
 
     Raises ClientLeft when it ends early, DiskFull, PayloadPathTaken, and the cancellation's reason.
     """
-    staging, destination = folder / STAGING, folder / payload.name
+    staging = folder / f".payload-{secrets.token_hex(8)}"  # what is mounted in the folder may have any other name
+    destination = folder / payload.name
     try:
         size = _write(payload, staging, cancellation)
         if os.path.lexists(destination):

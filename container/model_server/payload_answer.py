@@ -5,8 +5,8 @@ client takes to read it.
 """
 
 import os
-import shutil
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +31,9 @@ LARGE_BYTES = 2**30
 MAX_NAMED = 10
 """How many types or reasons an error names."""
 
+LEAST_GAIN = 0.9
+"""A file whose beginning stays larger than this share of itself is not worth the time that compressing takes."""
+
 Quality = Callable[[str], float]
 """How much a client likes a media type: 0 is not at all, 1 is best."""
 
@@ -45,20 +48,21 @@ class Answer:
     outputs: int
 
 
-def pack(folder: TaskFolder, quality: Quality) -> Answer:
+def pack(folder: TaskFolder, quality: Quality, check: Callable[[], None]) -> Answer:
     """Return what the algorithm wrote, in the form that the client likes best.
 
-    Raises NoOutput, OutputsRefused, OutputFolderGone, OutputDiskFull, and NotAcceptable.
+    `check` is called all along, and ends the work by raising. Raises NoOutput, OutputsRefused, OutputFolderGone,
+    OutputDiskFull, and NotAcceptable.
     """
     try:
         root = open_writable(folder.path)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise OutputFolderGone from error
     try:
-        outputs = _outputs(folder, root)
+        outputs = _outputs(folder, root, check)
         chosen = _choose([type_of(parts[-1]) for parts in outputs], quality)
         if chosen is None:
-            return _zip(folder, root, outputs)
+            return _zip(folder, root, outputs, check)
         return _single(folder, root, outputs[chosen])
     except OSError as error:
         if error.errno in NO_ROOM:
@@ -68,12 +72,13 @@ def pack(folder: TaskFolder, quality: Quality) -> Answer:
         os.close(root)
 
 
-def _outputs(folder: TaskFolder, root: int) -> list[Parts]:
+def _outputs(folder: TaskFolder, root: int, check: Callable[[], None]) -> list[Parts]:
     """Return the paths of all files that can be taken, sorted; raises NoOutput and OutputsRefused."""
     found, refused_folders = entries_of(root)
     outputs: list[Parts] = []
     reasons = [reason for _, reason in refused_folders]
     for parts in found:
+        check()
         file = open_output(folder, root, parts)
         if isinstance(file, BufferedReader):
             file.close()
@@ -122,16 +127,17 @@ def _single(folder: TaskFolder, root: int, parts: Parts) -> Answer:
     return Answer(file, os.fstat(file.fileno()).st_size, type_of(parts[-1]), 1)
 
 
-def _zip(folder: TaskFolder, root: int, outputs: list[Parts]) -> Answer:
+def _zip(folder: TaskFolder, root: int, outputs: list[Parts], check: Callable[[], None]) -> Answer:
     """Pack files into a nameless file of the output folder, which is where there is room for outputs."""
     packed = TemporaryFile(dir=f"/proc/self/fd/{root}")  # noqa: SIM115 - it is closed with the answer
     try:
         with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
             for parts in outputs:
+                check()
                 file = open_output(folder, root, parts)
                 if isinstance(file, BufferedReader):
                     with file:
-                        _add(archive, "/".join(parts), file)
+                        _add(archive, "/".join(parts), file, check)
         size = packed.seek(0, os.SEEK_END)
         packed.seek(0)
         return Answer(packed, size, ZIP, len(outputs))
@@ -140,8 +146,14 @@ def _zip(folder: TaskFolder, root: int, outputs: list[Parts]) -> Answer:
         raise
 
 
-def _add(archive: zipfile.ZipFile, name: str, file: BufferedReader) -> None:
+def _add(archive: zipfile.ZipFile, name: str, file: BufferedReader, check: Callable[[], None]) -> None:
     """Add a file by its name alone: it has no time then, so that the same output is the same answer."""
     is_large = os.fstat(file.fileno()).st_size > LARGE_BYTES
+    chunk = file.read(CHUNK_BYTES)
+    gains = len(zlib.compress(chunk, 1)) < LEAST_GAIN * len(chunk)
+    archive.compression = zipfile.ZIP_DEFLATED if gains else zipfile.ZIP_STORED  # of the next member
     with archive.open(name, "w", force_zip64=is_large) as packed:
-        shutil.copyfileobj(file, packed, CHUNK_BYTES)
+        while chunk:
+            packed.write(chunk)
+            check()
+            chunk = file.read(CHUNK_BYTES)

@@ -45,7 +45,7 @@ def run_payload(
             ran = run_process(pk, server.default_timeout, server, cancellation, on_group)
             if ran.error:
                 raise ran.error
-            answer = pack(server.output, quality)
+            answer = pack(server.output, quality, cancellation.raise_if_set)
     except LongshoreError as fault:
         error = fault.with_traceback(None)  # whose frames may hold descriptors
     except Exception:

@@ -276,6 +276,35 @@ def test_a_stop_interrupts_a_payload_and_answers_those_that_wait(s3_endpoint: st
         assert not (server.board / "ran").exists()
 
 
+@pytest.fixture
+def packing(s3_endpoint: str) -> Iterator[tuple[Server, Posted]]:
+    """A server that packs, for minutes, the answer to a payload."""
+    with serving(s3_endpoint, **payloads_to("runs_its_payload")) as server:
+        posted = post(server, "truncate -s 100G a.bin b.bin")
+
+        def packs() -> bool:
+            opened = (path for worker in server.workers for path in worker.descriptors())
+            return any("/output/" in path and path.endswith(" (deleted)") for path in opened)
+
+        eventually(packs, "a zip that nobody else sees")
+        yield server, posted
+
+
+def test_a_client_that_leaves_while_its_answer_is_packed_frees_the_slot(packing: tuple[Server, Posted]) -> None:
+    server, posted = packing
+    posted.leave()
+    assert run(server, "ls -A >seen.txt").body == b"seen.txt\n"
+    eventually(lambda: server.requests_held() == 0, "no request in a worker")
+
+
+def test_a_stop_while_an_answer_is_packed_interrupts_its_payload(packing: tuple[Server, Posted]) -> None:
+    server, posted = packing
+    os.kill(server.pid, signal.SIGTERM)
+    answer = posted.answer()
+    assert (answer.status, answer.json()["error"]["code"]) == (503, "interrupted")
+    assert server.ended() == 0
+
+
 def test_a_resident_program_takes_payloads(bucket: "Bucket") -> None:
     with serving_resident(bucket, name="serves_payloads", ALGORITHM_PAYLOADS="true") as server:
         for number in range(3):

@@ -60,6 +60,12 @@ def test_what_has_its_name_already_stays(tmp_path: Path, make: str) -> None:
     assert (taken.is_file(), taken.is_symlink(), taken.is_dir()) == (make == "file", make == "link", make == "folder")
 
 
+def test_a_name_like_that_of_our_own_files_is_in_nobodys_way(tmp_path: Path) -> None:
+    (tmp_path / ".payload").write_text("mounted")
+    assert receive(Payload(io.BytesIO(b"whole"), 5, "csv"), tmp_path, Cancellation()) == 5
+    assert sorted(os.listdir(tmp_path)) == [".payload", "payload.csv"]
+
+
 def test_a_full_disk_has_its_own_error(tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # which the kernel says like a full disk

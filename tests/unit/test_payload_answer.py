@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from model_server.errors import NoOutput, NotAcceptable, OutputDiskFull, OutputFolderGone, OutputsRefused
+from model_server.errors import Interrupted, NoOutput, NotAcceptable, OutputDiskFull, OutputFolderGone, OutputsRefused
 from model_server.folder import TaskFolder, claim
 from model_server.media_types import UNKNOWN
 from model_server.payload_answer import ZIP, Answer, _choose, pack
@@ -74,7 +74,7 @@ def answers() -> Iterator[list[Answer]]:
 
 
 def packed(folder: TaskFolder, answers: list[Answer]) -> Answer:
-    answers.append(pack(folder, lambda kind: 1))
+    answers.append(pack(folder, lambda kind: 1, lambda: None))
     return answers[-1]
 
 
@@ -85,7 +85,7 @@ def test_a_disk_that_fills_while_outputs_are_packed_has_its_own_error(folder: Ta
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # which the kernel says like a full disk
     try:
         with pytest.raises(OutputDiskFull):
-            pack(folder, lambda kind: 1)
+            pack(folder, lambda kind: 1, lambda: None)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
@@ -129,10 +129,34 @@ def test_a_folder_that_the_program_closed_is_read_all_the_same(folder: TaskFolde
     assert packed(folder, answers).outputs == 2
 
 
+def test_a_cancellation_ends_the_packing(folder: TaskFolder) -> None:
+    for name in ("a.bin", "b.bin"):
+        with (folder.path / name).open("wb") as file:
+            file.truncate(10 * 2**20)
+    checks = iter(range(15))
+
+    def check() -> None:
+        if next(checks, None) is None:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        pack(folder, lambda kind: 1, check)
+    assert next(checks, None) is None
+
+
+def test_what_does_not_compress_is_stored_as_it_is(folder: TaskFolder, answers: list[Answer]) -> None:
+    (folder.path / "a.csv").write_bytes(bytes(3 * 2**20))
+    (folder.path / "b.bin").write_bytes(os.urandom(3 * 2**20))
+    with zipfile.ZipFile(packed(folder, answers).file) as archive:
+        methods = {member.filename: member.compress_type for member in archive.infolist()}
+        assert archive.testzip() is None
+    assert methods == {"a.csv": zipfile.ZIP_DEFLATED, "b.bin": zipfile.ZIP_STORED}
+
+
 def test_no_output_is_an_error(folder: TaskFolder) -> None:
     (folder.path / "empty").mkdir()
     with pytest.raises(NoOutput):
-        pack(folder, lambda kind: 1)
+        pack(folder, lambda kind: 1, lambda: None)
 
 
 def test_what_was_there_before_and_is_unchanged_is_no_output(tmp_path: Path) -> None:
@@ -140,7 +164,7 @@ def test_what_was_there_before_and_is_unchanged_is_no_output(tmp_path: Path) -> 
     (tmp_path / "output" / "mounted.csv").write_text("before")
     folder = claim(tmp_path / "output", 0o777)
     with pytest.raises(NoOutput):
-        pack(folder, lambda kind: 1)
+        pack(folder, lambda kind: 1, lambda: None)
 
 
 def test_what_is_no_file_of_the_folder_is_never_opened(folder: TaskFolder, tmp_path: Path) -> None:
@@ -148,7 +172,7 @@ def test_what_is_no_file_of_the_folder_is_never_opened(folder: TaskFolder, tmp_p
     (folder.path / "link.csv").symlink_to(tmp_path / "secret")
     os.mkfifo(folder.path / "fifo.csv")
     with pytest.raises(OutputsRefused) as raised:
-        pack(folder, lambda kind: 1)
+        pack(folder, lambda kind: 1, lambda: None)
     assert raised.value.hint == (
         "Of one it is said that it is a link that leaves the output folder; of another that it is no regular file."
     )
@@ -167,7 +191,7 @@ def test_what_can_be_taken_is_though_other_entries_are_refused(folder: TaskFolde
 def test_a_folder_that_is_gone_or_a_link_is_an_error(folder: TaskFolder, tmp_path: Path) -> None:
     folder.path.rmdir()
     with pytest.raises(OutputFolderGone):
-        pack(folder, lambda kind: 1)
+        pack(folder, lambda kind: 1, lambda: None)
     folder.path.symlink_to("/etc")
     with pytest.raises(OutputFolderGone):
-        pack(folder, lambda kind: 1)
+        pack(folder, lambda kind: 1, lambda: None)
