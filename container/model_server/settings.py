@@ -25,7 +25,10 @@ MAX_PAYLOAD_PRODUCT_MB = 100
 """SageMaker's bound on MaxConcurrentTransforms times MaxPayloadInMB (CreateTransformJob)."""
 
 BODY_LIMIT_MB = 110
-"""More than any payload that SageMaker sends to an endpoint or in batch transform; in MiB, as nginx counts."""
+"""In MiB, as nginx counts: more than SageMaker sends to a real-time endpoint or in batch transform (100 MB).
+
+An async endpoint sends up to 1 GB; who needs that lifts the limit.
+"""
 
 SETUP_RESULT_NAME = "/.sagemaker_shim/runtime_setup_result.json"
 
