@@ -24,8 +24,10 @@ from model_server.payload_answer import Quality
 from model_server.payload_http import failed_run, file_response, payload_of, quality_of
 from model_server.payload_run import Ended, run_payload
 from model_server.result import MAX_HTTP_BYTES, http_documents
+from model_server.run_folder import RunFolder
 from model_server.runner import Outcome, Server, run_task
 from model_server.scoreboard import Scoreboard
+from model_server.sending import Sending
 from model_server.slot import Slot, Slots
 from model_server.task import Task, parse_body
 
@@ -46,10 +48,12 @@ class Ledger(Protocol):
 class Predictor:
     """Runs the tasks that are posted to one worker, and ends them when the worker stops."""
 
-    def __init__(self, server: Server, scoreboard: Scoreboard, slots: Slots, ledger: Ledger) -> None:
+    def __init__(self, server: Server, scoreboard: Scoreboard, folder: RunFolder, ledger: Ledger) -> None:
         self.server = server
         self.scoreboard = scoreboard
-        self._slots = slots
+        self._folder = folder
+        self._slots = Slots(folder.locks, scoreboard)
+        self._sending = Sending(folder.bodies)
         self._ledger = ledger
         self._running: set[Cancellation] = set()
         self._stopping = False
@@ -75,7 +79,7 @@ class Predictor:
         """
         with self._in_a_slot() as (slot, cancellation):
             queue_seconds = time.monotonic() - arrived
-            ended = run_payload(payload, quality, self.server, cancellation, slot.runs, queue_seconds)
+            ended = run_payload(payload, quality, self.server, self._sending, cancellation, slot.runs, queue_seconds)
             self._note_stuck_folders(ended.error)
             return ended
 
@@ -86,7 +90,10 @@ class Predictor:
             watched(request.environ.get("gunicorn.socket"), cancellation),
             admitted(self._slots, self.scoreboard, cancellation) as slot,
         ):
-            yield slot, cancellation
+            try:
+                yield slot, cancellation
+            finally:
+                self._folder.restore_bodies()  # before the answer, and the next body, are buffered there
 
     def _note_stuck_folders(self, error: errors.LongshoreError | None) -> None:
         if isinstance(error, errors.FoldersNotReset):

@@ -189,7 +189,7 @@ class DiskFull(TaskError):
 
 class OutputDiskFull(TaskError):
     code = "output_disk_full"
-    hint = "Give the container a larger volume: several outputs are packed into a zip beside them."
+    hint = "Give the container a larger volume: a zip is packed beside its files, and an answer is on disk twice."
     sentence = "There is not enough disk space for the outputs"
 
 
@@ -473,7 +473,7 @@ class ServerError(LongshoreError):
 class InternalError(ServerError):
     code = "internal_error"
     http_status = 500
-    hint = "The server's log says what happened."
+    hint = "The server's log says what happened; a disk that is full is a likely cause."
     sentence = "An unexpected error occurred"
 
 

@@ -27,13 +27,13 @@ from .resident_channel import ResidentChannel
 from .run_folder import RunFolder
 from .runner import Server
 from .scoreboard import Scoreboard
+from .sending import SENDERS
 from .settings import Settings
-from .slot import Slots
 from .storage import Storage
 
 CONFIGURATION = Path(__file__).parent.parent / "gunicorn.conf.py"
 SPARE_THREADS = 4
-"""Threads of a worker beyond what tasks and waiting requests can hold, so that /ping is always answered."""
+"""Threads of a worker beyond what tasks, waiting requests and answers can hold, so that /ping is always answered."""
 
 PING_SECONDS = 2.0
 
@@ -76,7 +76,7 @@ class ModelServer(Application):
         self.load_config_from_file(str(CONFIGURATION))
         self.cfg.set("bind", f"unix:{self._inherited.folder.socket}")
         self.cfg.set("workers", settings.workers)
-        self.cfg.set("threads", settings.slots + settings.queue_limit + SPARE_THREADS)
+        self.cfg.set("threads", settings.slots + settings.queue_limit + SENDERS + SPARE_THREADS)
         self.cfg.set("logger_class", GunicornLogger)
         self.cfg.set("post_worker_init", self._worker_started)
         self.cfg.set("child_exit", self._worker_ended)
@@ -96,8 +96,7 @@ class ModelServer(Application):
             default_timeout=inherited.settings.timeout,
             resident=inherited.resident,
         )
-        slots = Slots(inherited.folder.locks, inherited.scoreboard)
-        self._predictor = Predictor(server, inherited.scoreboard, slots, inherited.ledger)
+        self._predictor = Predictor(server, inherited.scoreboard, inherited.folder, inherited.ledger)
         return wsgi.create_application(self._predictor)
 
     def _worker_started(self, worker: Worker) -> None:

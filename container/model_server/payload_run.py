@@ -13,6 +13,7 @@ from .payload import Payload, receive
 from .payload_answer import Answer, Quality, pack
 from .process import Exit
 from .runner import Server, run_process, task_folders
+from .sending import Sending
 
 
 class Ended(NamedTuple):
@@ -27,6 +28,7 @@ def run_payload(
     payload: Payload,
     quality: Quality,
     server: Server,
+    sending: Sending,
     cancellation: Cancellation,
     on_group: Callable[[int], None],
     queue_seconds: float,
@@ -45,7 +47,8 @@ def run_payload(
             ran = run_process(pk, server.default_timeout, server, cancellation, on_group)
             if ran.error:
                 raise ran.error
-            answer = pack(server.output, quality, cancellation.raise_if_set)
+            packed = pack(server.output, quality, cancellation.raise_if_set)
+        answer = sending.begin(packed, cancellation)
     except LongshoreError as fault:
         error = fault.with_traceback(None)  # whose frames may hold descriptors
     except Exception:

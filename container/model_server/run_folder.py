@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import StartFailed
+from .logs import logger
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - there in every container, also with a read-only root
 NGINX_ID = 65533
@@ -40,6 +41,18 @@ class RunFolder:
     @property
     def socket(self) -> Path:
         return self.path / "gunicorn" / "gunicorn.sock"
+
+    def restore_bodies(self) -> None:
+        """Make the folder of large bodies again if it is gone: a program may empty the folder that it is in."""
+        if os.path.lexists(self.bodies):
+            return
+        with suppress(OSError):  # somebody else is making it, or there is no place for it: then nginx says so
+            self.bodies.mkdir(0o700)
+            if self.nginx_id is not None:
+                os.chown(self.bodies, self.nginx_id, self.nginx_id, follow_symlinks=False)
+            logger.warning(
+                "The folder of large bodies was removed and is made again: what empties %s?", self.bodies.parent
+            )
 
 
 @contextmanager

@@ -156,6 +156,7 @@ class Supervisor:
             self._go_on_stopping()
         elif self._scoreboard.state.stuck:
             self._fail("The task folders can not be emptied, so no task can run")
+        self._inherited.folder.restore_bodies()  # for what comes in while a program runs
 
     # -- starting
 

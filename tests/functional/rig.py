@@ -20,10 +20,10 @@ from model_server.ledger import Ledger
 from model_server.linked_input import claim_task_folders
 from model_server.log_channel import LogChannels
 from model_server.logs import configure
+from model_server.run_folder import RunFolder
 from model_server.runner import Server
 from model_server.scoreboard import Scoreboard
 from model_server.settings import Settings
-from model_server.slot import Slots
 from model_server.storage import Storage
 from predictor import Predictor, create_app
 
@@ -140,8 +140,9 @@ class Rig:
         self.scoreboard = Scoreboard(self.settings.slots, self.settings.queue_limit)
         state = self.scoreboard.state
         state.listening = state.set_up = state.healthy = ready
-        locks = root / "locks"
-        locks.mkdir()
+        folder = RunFolder(root, root / "bodies", None)
+        for inner in (folder.locks, folder.bodies):
+            inner.mkdir()
         input_folder, output_folder = claim_task_folders(self.settings)
         server = Server(
             settings=self.settings,
@@ -152,7 +153,7 @@ class Rig:
             channels=self.channels,
             default_timeout=self.settings.timeout,
         )
-        self.predictor = Predictor(server, self.scoreboard, Slots(locks, self.scoreboard), self._ledger)
+        self.predictor = Predictor(server, self.scoreboard, folder, self._ledger)
         self.app = create_app(self.predictor)
 
     def _log_to(self, channels: LogChannels) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import http.client
 import json
 import os
+import select
 import signal
 import socket
 import zipfile
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, BinaryIO
 import pytest
 from resident_server import serving_resident
 from server import WAIT_FOR_GO, Answer, Posted, Process, Server, eventually, serving
+
+from model_server.sending import SENDERS
 
 if TYPE_CHECKING:
     from conftest import Bucket
@@ -225,6 +228,56 @@ def test_slow_readers_hold_no_thread_of_the_server(s3_endpoint: str) -> None:
         assert server.pings()
         assert run(server, "echo 1 >a.txt").body == b"1\n"
         assert {len(reader.rest()) for reader in slow} == {12_000_000}
+
+
+def test_a_program_that_empties_tmp_costs_no_large_body_and_no_large_answer(s3_endpoint: str) -> None:
+    settings = payloads_to("runs_its_payload", MODEL_SERVER_RUN_PATH="")  # so that nginx's folder is in TMPDIR
+    with serving(s3_endpoint, warnings="is made again", **settings) as server:
+        with SlowReader(server, 'rm -rf "$TMPDIR"/*; head -c 20000000 /dev/zero >a.bin') as slow:
+            assert run(server, b"ls -A >a.txt\nexit 0\n".ljust(3 * MB, b"#")).body == b"a.txt\n"
+            assert len(slow.rest()) == 20_000_000
+        emptied = 'rm -rf "$TMPDIR"/*; touch "$BOARD/running"'
+        running = post(server, f"{emptied}\n{WAIT_FOR_GO}echo running >a.txt")
+        server.await_sign("running")
+        made_again = "The folder of large bodies was removed and is made again"
+        eventually(lambda: server.log_text().count(made_again) == 2, "the folder, while the program runs")
+        waiting = post(server, b"echo 1 >a.txt\nexit 0\n".ljust(3 * MB, b"#"))
+        server.go()
+        assert running.answer().body == b"running\n"
+        assert waiting.answer().body == b"1\n"
+
+
+def test_ping_is_answered_though_more_answers_wait_to_be_taken_than_there_are_threads(s3_endpoint: str) -> None:
+    """The test is in nginx's place here, and takes nothing of the answers until it has been answered."""
+    settings = payloads_to("runs_its_payload", MODEL_SERVER_WORKERS="1", MODEL_SERVER_QUEUE="1")
+    with serving(s3_endpoint, **settings) as server, ExitStack() as connections:
+
+        def asked(request: bytes) -> socket.socket:
+            connection = connections.enter_context(socket.socket(socket.AF_UNIX))
+            connection.settimeout(30)
+            connection.connect(str(server.run_folder / "gunicorn" / "gunicorn.sock"))
+            connection.sendall(request)
+            return connection
+
+        lines = b"head -c 5000000 /dev/zero >a.bin"
+        head = b"POST /invocations HTTP/1.1\r\nHost: a\r\nContent-Type: text/plain\r\nContent-Length: 32\r\n\r\n"
+        sent = []
+        for number in range(12):
+            sent.append(asked(head + lines))
+
+            def is_held(number: int = number) -> bool:
+                answered = bool(select.select([sent[number]], [], [], 0)[0])
+                return answered or server.requests_held() == number + 1 - SENDERS
+
+            eventually(is_held, "an answer that begins, or its place in the queue")
+        assert asked(b"GET /ping HTTP/1.1\r\nHost: a\r\n\r\n").recv(15) == b"HTTP/1.1 200 OK"
+        answers = []
+        for connection in sent:
+            with http.client.HTTPResponse(connection) as answer:
+                answer.begin()
+                answers.append((answer.status, len(answer.read())))
+        assert answers.count((200, 5_000_000)) == SENDERS + 2
+        assert {status for status, _ in answers} == {200, 503}
 
 
 # -- refusals, and ends

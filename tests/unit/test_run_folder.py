@@ -35,6 +35,25 @@ def test_they_are_gone_after_a_fault_too(short_path: Path) -> None:
     assert list(short_path.iterdir()) == []
 
 
+def test_the_folder_of_bodies_is_made_again_as_it_was(short_path: Path) -> None:
+    with run_folder(short_path) as folder:
+        before = folder.bodies.stat()
+        folder.restore_bodies()
+        folder.bodies.rmdir()
+        folder.restore_bodies()
+        after = folder.bodies.stat()
+        assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+    assert list(short_path.iterdir()) == []
+
+
+def test_what_is_in_the_place_of_the_folder_of_bodies_is_left_alone(short_path: Path) -> None:
+    with run_folder(short_path) as folder:
+        folder.bodies.rmdir()
+        folder.bodies.symlink_to("/nowhere")
+        folder.restore_bodies()
+        assert folder.bodies.is_symlink()
+
+
 def test_what_else_is_in_a_shared_folder_is_left_alone(short_path: Path) -> None:
     (short_path / "someone-elses").touch()
     with run_folder(short_path) as one, run_folder(short_path) as other:
