@@ -39,7 +39,7 @@ STOP_SECONDS = 23.0
 START_SECONDS = 120.0
 POLL_SECONDS = 0.02
 NGINX_SECONDS = 1.0
-"""How long nginx may still send answers once gunicorn has ended; a client that says nothing can't hold it longer."""
+"""How long nginx may stay once gunicorn has ended and no client takes any more of its answer."""
 
 
 def serve(settings: Settings) -> int:
@@ -92,6 +92,7 @@ class Supervisor:
         self._why = ""  # what failed, if anything did
         self._deadline = time.monotonic() + START_SECONDS
         self._nginx_ends_at = 0.0
+        self._unsent: dict[str, int] = {}
         self._selector = selectors.DefaultSelector()
         self._signals = signal_socket()
         self._selector.register(self._signals, selectors.EVENT_READ, self._take_signals)
@@ -281,7 +282,8 @@ class Supervisor:
 
     def _go_on_stopping(self) -> None:
         now = time.monotonic()
-        if self._gunicorn_is_there():
+        before, self._unsent = self._unsent, nginx.unsent(self._inherited.settings.port)
+        if self._gunicorn_is_there() or self._unsent != before:
             self._nginx_ends_at = now + NGINX_SECONDS
         elif self._nginx and self._nginx.pid in self._children and now > self._nginx_ends_at:
             signal_group(self._nginx.pid, signal.SIGKILL)

@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import socket
+import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -206,6 +207,14 @@ class SlowReader:
     def rest(self) -> bytes:
         return self._response.read()
 
+    def steadily(self) -> int:
+        """Read the rest for some seconds, without a pause that would look like one, and return its bytes."""
+        size = 0
+        while chunk := self._response.read(MB // 4):
+            size += len(chunk)
+            time.sleep(0.03)
+        return size
+
     def __enter__(self) -> "SlowReader":
         return self
 
@@ -356,6 +365,21 @@ def test_a_stop_while_an_answer_is_packed_interrupts_its_payload(packing: tuple[
     answer = posted.answer()
     assert (answer.status, answer.json()["error"]["code"]) == (503, "interrupted")
     assert server.ended() == 0
+
+
+def test_a_stop_lets_a_client_that_reads_steadily_have_the_whole_answer(s3_endpoint: str) -> None:
+    with serving(s3_endpoint, **payloads_to("runs_its_payload")) as server:
+        with SlowReader(server, "head -c 30000000 /dev/zero >a.bin") as slow:
+            os.kill(server.pid, signal.SIGTERM)
+            assert slow.steadily() == 30_000_000
+        assert server.ended() == 0
+
+
+def test_a_client_that_reads_no_more_of_its_answer_does_not_hold_up_the_stop(s3_endpoint: str) -> None:
+    settings = payloads_to("runs_its_payload")
+    with serving(s3_endpoint, **settings) as server, SlowReader(server, "head -c 30000000 /dev/zero >a.bin"):
+        assert server.stop() == 0
+        assert not any("killing it" in line for line in server.own_lines())
 
 
 def test_a_resident_program_takes_payloads(bucket: "Bucket") -> None:

@@ -2,6 +2,8 @@
 
 import json
 import re
+import socket
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from model_server.errors import (
     StartFailed,
     WorkerLost,
 )
-from model_server.nginx import ERRORS, PRIVATE_CODES, _render, executable
+from model_server.nginx import ERRORS, PRIVATE_CODES, _render, executable, unsent
 from model_server.run_folder import RunFolder
 from model_server.settings import Settings
 
@@ -90,6 +92,21 @@ def test_a_request_is_never_cut_or_posted_twice() -> None:
     assert "proxy_next_upstream off;" in text
     assert "proxy_read_timeout 365d;" in text
     assert "server_tokens off;" in text
+
+
+def test_what_a_client_has_not_taken_yet_is_seen() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            ours, _ = listening.accept()
+            with ours:
+                assert unsent(port) == {}
+                ours.setblocking(False)
+                with suppress(BlockingIOError):
+                    while True:
+                        ours.send(bytes(2**20))
+                assert list(unsent(port)) == [f"0100007F:{client.getsockname()[1]:04X}"]
+    assert unsent(port) == {}
 
 
 @pytest.mark.parametrize("folder", ["bin", "sbin"])
