@@ -76,7 +76,7 @@ class MethodNotAllowed(RequestError):
 
 class BodyUnreadable(RequestError):
     code = "body_unreadable"
-    hint = "Send the task as UTF-8 JSON."
+    hint = "Send the task as UTF-8 JSON. A body without a Content-Type is taken for a task."
     sentence = "There was an error parsing the body"  # contract
 
 
@@ -124,7 +124,10 @@ class TaskInvalid(RequestError):
 
     code = "task_invalid"
     http_status = 422
-    hint = "`detail` names each fault by its field. JSON that is no task can be a payload: see ALGORITHM_PAYLOADS."
+    hint = (
+        "`detail` names each fault by its field. A body without a Content-Type is taken for a task. JSON that is none "
+        "is sent as application/vnd.longshore.payload+json: see ALGORITHM_PAYLOADS."
+    )
     sentence = "The task is not valid"
 
     def __init__(self, faults: list[dict[str, Any]]) -> None:

@@ -14,16 +14,24 @@ EXTENSIONS = {
     "application/gzip": "gz",
     "application/json": "json",
     "application/jsonlines": "jsonl",
+    "application/vnd.openxmlformats-officedocument.presentationml.presentation": "pptx",
+    "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet": "xlsx",
+    "application/vnd.openxmlformats-officedocument.wordprocessingml.document": "docx",
     "application/vnd.apache.parquet": "parquet",
     "application/vnd.longshore.payload+json": "json",
     "application/x-bzip2": "bz2",
+    "application/x-gzip": "gz",
+    "application/x-jsonlines": "jsonl",
+    "application/x-ndjson": "jsonl",
     "application/x-npy": "npy",
     "application/x-npz": "npz",
     "application/x-parquet": "parquet",
     "application/x-xz": "xz",
     "application/xml": "xml",
     "application/zip": "zip",
+    "application/x-zip-compressed": "zip",
     "audio/wav": "wav",
+    "audio/x-wav": "wav",
     "image/jpeg": "jpg",
     "image/jpg": "jpg",
     "image/tiff": "tiff",
@@ -66,3 +74,9 @@ def type_of(name: str) -> str:
     """Return the media type of a file by its name; a compressed one is what it was compressed with."""
     stem, dot, extension = name.rpartition(".")
     return TYPES.get(extension.lower(), UNKNOWN) if stem and dot else UNKNOWN
+
+
+def names_of(kind: str) -> list[str]:
+    """Return a media type and all others that its extension has: names for the same."""
+    extension = extension_of(kind)
+    return [kind, *(other for other in EXTENSIONS if EXTENSIONS[other] == extension and other != kind)]

@@ -18,7 +18,7 @@ from .archive import NO_ROOM
 from .errors import NoOutput, NotAcceptable, OutputDiskFull, OutputFolderGone, OutputsRefused
 from .folder import TaskFolder, open_writable
 from .logs import logger
-from .media_types import UNKNOWN, type_of
+from .media_types import UNKNOWN, names_of, type_of
 from .stage_out import Parts, entries_of, open_output
 
 ZIP = "application/zip"
@@ -60,10 +60,11 @@ def pack(folder: TaskFolder, quality: Quality, check: Callable[[], None]) -> Ans
         raise OutputFolderGone from error
     try:
         outputs = _outputs(folder, root, check)
-        chosen = _choose([type_of(parts[-1]) for parts in outputs], quality)
+        types = [_liked(type_of(parts[-1]), quality) for parts in outputs]
+        chosen = _choose(types, quality)
         if chosen is None:
-            return _zip(folder, root, outputs, check)
-        return _single(folder, root, outputs[chosen])
+            return _zip(folder, root, outputs, _liked(ZIP, quality), check)
+        return _single(folder, root, outputs[chosen], types[chosen])
     except OSError as error:
         if error.errno in NO_ROOM:
             raise OutputDiskFull from error
@@ -101,11 +102,16 @@ def _choose(types: list[str], quality: Quality) -> int | None:
     """
     alone = [index for index, kind in enumerate(types) if types.count(kind) == 1]
     candidates: list[tuple[float, int | None]] = [(_quality(types[index], quality), index) for index in alone]
-    candidates.insert(1 if len(types) == 1 else 0, (quality(ZIP), None))
+    candidates.insert(1 if len(types) == 1 else 0, (quality(_liked(ZIP, quality)), None))
     best, chosen = max(candidates, key=lambda candidate: candidate[0])
     if best <= 0:
         raise NotAcceptable(_offers(types))
     return chosen
+
+
+def _liked(kind: str, quality: Quality) -> str:
+    """Return the name of a type that the client likes best, its usual one if it likes all alike."""
+    return max(names_of(kind), key=quality)
 
 
 def _offers(types: list[str]) -> list[str]:
@@ -120,14 +126,14 @@ def _quality(kind: str, quality: Quality) -> float:
     return max(quality(kind), LEAST_QUALITY if kind == UNKNOWN else 0)
 
 
-def _single(folder: TaskFolder, root: int, parts: Parts) -> Answer:
+def _single(folder: TaskFolder, root: int, parts: Parts, kind: str) -> Answer:
     file = open_output(folder, root, parts)
     if not isinstance(file, BufferedReader):  # a program that goes on changed it since
         raise OutputsRefused([str(file or "it changed while it was read")])
-    return Answer(file, os.fstat(file.fileno()).st_size, type_of(parts[-1]), 1)
+    return Answer(file, os.fstat(file.fileno()).st_size, kind, 1)
 
 
-def _zip(folder: TaskFolder, root: int, outputs: list[Parts], check: Callable[[], None]) -> Answer:
+def _zip(folder: TaskFolder, root: int, outputs: list[Parts], kind: str, check: Callable[[], None]) -> Answer:
     """Pack files into a nameless file of the output folder, which is where there is room for outputs."""
     packed = TemporaryFile(dir=f"/proc/self/fd/{root}")  # noqa: SIM115 - it is closed with the answer
     try:
@@ -140,7 +146,7 @@ def _zip(folder: TaskFolder, root: int, outputs: list[Parts], check: Callable[[]
                         _add(archive, "/".join(parts), file, check)
         size = packed.seek(0, os.SEEK_END)
         packed.seek(0)
-        return Answer(packed, size, ZIP, len(outputs))
+        return Answer(packed, size, kind, len(outputs))
     except BaseException:
         packed.close()
         raise

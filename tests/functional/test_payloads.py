@@ -79,6 +79,15 @@ def test_tasks_are_tasks_all_the_same(start: Start, bucket: Bucket) -> None:
     assert rig.post(b"{}", content_type="application/json").json["error"]["code"] == "task_invalid"
 
 
+def test_a_body_that_is_taken_for_a_task_and_is_none_is_told_how_it_would_be_a_payload(start: Start) -> None:
+    rig = start("does_nothing", env=ON)
+    for body, code in ((b"{}", "task_invalid"), (b"\xff\xd8", "body_unreadable")):
+        error = rig.post(body, content_type=None).json["error"]
+        assert error["code"] == code
+        assert "without a Content-Type" in error["hint"]
+    assert JSON_PAYLOAD in rig.post(b"{}").json["error"]["hint"]
+
+
 def test_a_payload_before_the_set_up_is_done_is_a_503(start: Start) -> None:
     answer = send(start("does_nothing", env=ON, ready=False), "x")
     assert (answer.status_code, answer.json["error"]["code"]) == (503, "not_ready")
@@ -115,11 +124,33 @@ def test_several_files_are_a_zip_the_same_each_time(start: Start) -> None:
         ("a.csv b.json", "application/zip, text/csv;q=0.9", "application/zip"),
         ("a.csv b.json", "", "application/zip"),
         ("a.csv b.json", "*", "application/zip"),
+        ("a.csv b.json", "application/x-zip-compressed", "application/x-zip-compressed"),
+        ("a.jsonl", "application/x-ndjson", "application/x-ndjson"),
+        ("a.jpg", "image/*", "image/jpeg"),
+        ("a.jpg b.xml", "image/jpg, text/xml;q=0.5", "image/jpg"),
     ],
 )
 def test_accept_says_what_comes_back(start: Start, files: str, accept: str, kind: str) -> None:
     answer = send(script(start), f"touch {files}", accept=accept)
     assert (answer.status_code, answer.content_type) == (200, kind)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "application/vnd.longshore.payload+json",
+        "application/x-gzip",
+        "application/x-parquet",
+        "application/x-zip-compressed",
+        "audio/x-wav",
+        "image/jpg",
+        "text/x-libsvm",
+        "text/xml",
+    ],
+)
+def test_what_a_client_sends_and_accepts_by_another_name_comes_back_by_that_name(start: Start, kind: str) -> None:
+    answer = send(start("echoes_input", env=ON), b"same", kind, accept=kind)
+    assert (answer.status_code, answer.content_type, answer.data) == (200, kind, b"same")
 
 
 @pytest.mark.parametrize(
