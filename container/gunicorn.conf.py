@@ -9,6 +9,7 @@ max_requests = 0
 timeout = 60  # liveness of the worker's main loop; under gthread it does not cut long requests
 graceful_timeout = 18  # less than PID 1's budget, so that it can still tell of the tasks that were lost
 keepalive = 75
+limit_request_fields = 1000  # nginx bounds the bytes of all headers together
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
 control_socket_disable = True
 errorlog = "-"

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from gunicorn import util
 from gunicorn.app.base import Application
 from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
@@ -22,6 +23,7 @@ from .folder import TaskFolder
 from .ledger import Ledger
 from .linked_input import InputFolder
 from .log_channel import LogChannels
+from .nginx import error_body
 from .processes import end_group
 from .resident_channel import ResidentChannel
 from .run_folder import RunFolder
@@ -36,6 +38,13 @@ SPARE_THREADS = 4
 """Threads of a worker beyond what tasks, waiting requests and answers can hold, so that /ping is always answered."""
 
 PING_SECONDS = 2.0
+
+
+def write_error(sock: socket.socket, status_int: int, reason: str, mesg: str) -> None:
+    """Answer what gunicorn refuses before there is a request, as everything else is answered: in JSON."""
+    body = error_body(status_int)
+    head = f"HTTP/1.1 {status_int} {reason}\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    util.write_nonblock(sock, f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
 
 
 class GunicornLogger(Logger):
@@ -130,6 +139,7 @@ def run_gunicorn(inherited: Inherited) -> None:
     inherited.channels.close_readers()
     if inherited.resident:
         inherited.resident.close_keeper()
+    util.write_error = write_error  # there is no setting for it, and gunicorn's own is HTML
     ModelServer(inherited).run()
 
 

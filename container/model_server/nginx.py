@@ -38,7 +38,7 @@ ERRORS: dict[int, dict[str, str]] = {
     **{status: {"code": code, "message": message, "hint": ""} for status, (code, message) in NGINX_ONLY.items()},
     502: WorkerLost().as_json(),
 }
-"""What nginx answers by itself, in the shape of our own errors, by status."""
+"""What nginx answers by itself, and gunicorn, in the shape of our own errors, by status."""
 
 ERROR_PATH = "/.error/"
 """Where the answers are in the configuration; nobody can ask for them. A named location fails on a malformed URI."""
@@ -120,13 +120,18 @@ def _render(settings: Settings, folder: RunFolder) -> str:
             f"        error_page {code} {ERROR_PATH}{status};"
             for code, status in ({status: status for status in ERRORS} | PRIVATE_CODES).items()
         ),
-        error_locations="\n".join(_location(status, error) for status, error in ERRORS.items()),
+        error_locations="\n".join(_location(status) for status in ERRORS),
     )
 
 
-def _location(status: int, error: dict[str, str]) -> str:
-    body = json.dumps({"detail": error["message"], "error": error})
-    body = body.replace("'", r"\u0027")  # which would end nginx's string
+def error_body(status: int) -> str:
+    """Return the JSON that a refusal has for a body; it is a bad request where the status is none of those known."""
+    error = ERRORS.get(status, ERRORS[400])
+    return json.dumps({"detail": error["message"], "error": error})
+
+
+def _location(status: int) -> str:
+    body = error_body(status).replace("'", r"\u0027")  # which would end nginx's string
     return f"        location = {ERROR_PATH}{status} {{ internal; return {status} '{body}'; }}"
 
 

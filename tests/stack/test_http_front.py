@@ -18,7 +18,9 @@ QUEUE = 3
 @pytest.fixture(scope="module")
 def server(s3_endpoint: str) -> Iterator[Server]:
     settings = {"MODEL_SERVER_QUEUE": str(QUEUE)}
-    with serving(s3_endpoint, warnings="^nginx: .* too large (chunked )?body", **settings) as running:
+    with serving(
+        s3_endpoint, warnings="^nginx: .* too large (chunked )?body|^Invalid request from", **settings
+    ) as running:
         yield running
 
 
@@ -118,6 +120,23 @@ def test_what_nginx_refuses_is_json_too(server: Server, request_bytes: bytes, st
     assert (answered, body["error"]["code"]) == (status, code)
     assert body["detail"] == body["error"]["message"]
     assert headers["server"] == "nginx"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [b"Content-Type: a/b\r\nContent-Type: c/d\r\n", b"X: a\x01b\r\n"],
+    ids=["two content types", "control character"],
+)
+def test_what_gunicorn_refuses_is_json_too(server: Server, headers: bytes) -> None:
+    request = b"POST /invocations HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n" + headers + b"\r\n"
+    status, _, body = parsed(server.raw(request))
+    assert (status, body["error"]["code"]) == (400, "bad_request")
+    assert body["detail"] == body["error"]["message"]
+
+
+def test_hundreds_of_headers_are_taken(server: Server) -> None:
+    headers = b"".join(b"X-%d: 1\r\n" % number for number in range(500))
+    assert server.raw(b"GET /ping HTTP/1.1\r\nHost: a\r\n" + headers + b"\r\n").startswith(b"HTTP/1.1 200 ")
 
 
 def test_a_chunked_body_over_the_limit_is_a_413_in_json(server: Server) -> None:
