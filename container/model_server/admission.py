@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from .cancellation import Cancellation
 from .errors import QueueFull
+from .logs import logger
 from .scoreboard import QueueEntry, Scoreboard
 from .slot import Slot, Slots
 
@@ -32,6 +33,7 @@ def _take_or_wait(slots: Slots, scoreboard: Scoreboard, cancellation: Cancellati
         place = _free_place(scoreboard)
         place.worker = os.getpid()
         ticket = place.ticket = scoreboard.next_ticket()
+    logger.debug("A request waits in worker %d", place.worker)
     try:
         while True:
             if min(_waiting(scoreboard), default=ticket) == ticket and (slot := slots.try_take()):
@@ -39,6 +41,7 @@ def _take_or_wait(slots: Slots, scoreboard: Scoreboard, cancellation: Cancellati
             cancellation.wait(POLL_SECONDS)
     finally:
         place.ticket = 0
+        logger.debug("A request waits no more in worker %d", os.getpid())
 
 
 def _waiting(scoreboard: Scoreboard) -> list[int]:

@@ -261,9 +261,21 @@ class Server:
         """Return how many requests for tasks are in the workers, running and waiting: each holds an eventfd."""
         return sum(worker.descriptors().count("anon_inode:[eventfd]") for worker in self.workers)
 
+    def requests_waiting(self) -> int:
+        """Return how many of them have a place in the queue, by the server's DEBUG lines."""
+        lines = self.own_lines("stdout")
+        return sum(
+            lines.count(f"A request waits in worker {worker.pid}")
+            - lines.count(f"A request waits no more in worker {worker.pid}")
+            for worker in self.workers
+        )
+
     def await_requests(self, number: int) -> None:
-        eventually(lambda: self.requests_held() == number, f"{number} requests in the workers")
-        time.sleep(0.1)  # a request takes its place in the queue right after that
+        """Wait until so many requests are in the workers, all but the one that runs in the queue."""
+        eventually(
+            lambda: (self.requests_held(), self.requests_waiting()) == (number, number - 1),
+            f"{number} requests in the workers",
+        )
 
     def belonging(self) -> list[Process]:
         """Return every running process that came from this server, wherever it is in the tree."""
@@ -378,6 +390,7 @@ def environment(folder: Path, port: int, s3_endpoint: str, mark: str, more: dict
         "MODEL_SERVER_WORKERS": "2",
         "TMPDIR": str(folder / "tmp"),
         "BOARD": str(folder / "board"),
+        "LOG_LEVEL": "DEBUG",
         MARK: mark,
     }
     return usual | more
