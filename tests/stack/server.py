@@ -197,7 +197,7 @@ class Server:
 
     def post_blocking(self, bucket: "Bucket", pk: str, script: str = "", **more: Any) -> Posted:
         """Send a task that runs until `go` is on the board, and return once it runs."""
-        posted = self.post(self.task(bucket, pk, f'touch "$BOARD/{pk}"\n{script}\n{WAIT_FOR_GO}', **more))
+        posted = self.post(self.task(bucket, pk, f'{script}\ntouch "$BOARD/{pk}"\n{WAIT_FOR_GO}', **more))
         self.await_sign(pk)
         return posted
 
