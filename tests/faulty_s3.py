@@ -12,6 +12,7 @@ other request is passed on as it is.
 import http.client
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -28,6 +29,7 @@ class Request(NamedTuple):
     bucket: str
     key: str
     query: str
+    headers: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,7 @@ class _Handler(BaseHTTPRequestHandler):
         path, _, query = self.path.partition("?")
         _, bucket, key = [*unquote(path).split("/", 2), "", ""][:3]
         self._body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        fault = self.server.proxy.next_fault(Request(self.command, bucket, key, query))
+        fault = self.server.proxy.next_fault(Request(self.command, bucket, key, query, self.headers))
         try:
             if fault:
                 fault.apply(self)

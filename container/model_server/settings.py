@@ -295,6 +295,19 @@ class Settings(BaseModel):
         validation_alias=AliasChoices("MODEL_SERVER_TRANSFERS", DROP_IN_PREFIX + "ASYNC_CONCURRENCY"),
         description="Files that a worker copies from or to S3 at the same time.",
     )
+    output_kms_key_id: str | None = Field(
+        None,
+        validation_alias=AliasChoices("MODEL_SERVER_OUTPUT_KMS_KEY_ID", "OUTPUT_KMS_KEY_ID"),
+        pattern=r"^[!-~]{1,2048}$",
+        description="The key of AWS KMS (its id, alias or ARN) that S3 encrypts outputs and results with; by default "
+        "as the bucket says.",
+    )
+    expected_bucket_owner: str | None = Field(
+        None,
+        validation_alias=AliasChoices("MODEL_SERVER_EXPECTED_BUCKET_OWNER", "EXPECTED_BUCKET_OWNER"),
+        pattern=r"^[0-9]{12}$",
+        description="The AWS account that every bucket has to be of; S3 refuses requests for another's.",
+    )
     run_path: Path | None = Field(
         None,
         validation_alias=AliasChoices("MODEL_SERVER_RUN_PATH"),

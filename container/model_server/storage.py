@@ -10,11 +10,12 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from functools import cached_property
-from typing import TYPE_CHECKING, BinaryIO, Self, TypeVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeVar
 
 from .cancellation import Cancellation
 from .errors import LongshoreError, StorageRefused, StorageUnavailable
@@ -23,6 +24,7 @@ from .settings import Settings
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
+    from botocore.model import OperationModel
     from botocore.response import StreamingBody
     from types_boto3_s3 import S3Client
 
@@ -53,6 +55,8 @@ CREDENTIALS_CODES = {"InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatc
 NAME_CODES = {"InvalidArgument", "InvalidBucketName", "InvalidURI", "KeyTooLong", "KeyTooLongError"}
 """Answers of 400 that lie in a task's bucket or key; the others lie in us, such as those of a wrong region."""
 
+NOTHING: Mapping[str, str] = MappingProxyType({})
+
 T = TypeVar("T")
 
 
@@ -65,7 +69,10 @@ class ObjectForbidden(Exception):
 
 
 class Storage:
-    """An S3 client and a pool of threads for it; made at first use, then shared by all threads of a process."""
+    """An S3 client and a pool of threads for it; made at first use, then shared by all threads of a process.
+
+    `always` holds parameters for every request that knows them.
+    """
 
     def __init__(
         self,
@@ -73,16 +80,23 @@ class Storage:
         transfers: int,
         retry_seconds: float = RETRY_SECONDS,
         region: str | None = None,
+        always: Mapping[str, str] = NOTHING,
     ) -> None:
         self._endpoint = endpoint
         self._transfers = transfers
         self._retry_seconds = retry_seconds
         self._region = region
+        self._always = always
         self._making = threading.Lock()
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
-        return cls(settings.s3_endpoint, settings.transfers, region=settings.region)
+        always: dict[str, str] = {}
+        if settings.expected_bucket_owner:
+            always |= {"ExpectedBucketOwner": settings.expected_bucket_owner}
+        if settings.output_kms_key_id:
+            always |= {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": settings.output_kms_key_id}
+        return cls(settings.s3_endpoint, settings.transfers, region=settings.region, always=always)
 
     @cached_property
     def pool(self) -> ThreadPoolExecutor:
@@ -105,7 +119,14 @@ class Storage:
             read_timeout=READ_SECONDS,
         )
         session = boto3.session.Session()
-        return session.client("s3", region_name=self._region, endpoint_url=self._endpoint, config=config)
+        client = session.client("s3", region_name=self._region, endpoint_url=self._endpoint, config=config)
+        client.meta.events.register("provide-client-params.s3", self._add_always)
+        return client
+
+    def _add_always(self, params: dict[str, Any], model: "OperationModel", **_: Any) -> None:
+        """Is called by botocore for each request, those of a multipart upload among them."""
+        known = model.input_shape.members if model.input_shape else {}
+        params.update({name: value for name, value in self._always.items() if name in known})
 
     def get_file(self, bucket: str, key: str, path: str, cancellation: Cancellation) -> int:
         """Get an object into a new file and return its size; raises ObjectMissing, ObjectForbidden and the rest."""
