@@ -14,13 +14,14 @@ import click
 
 from .algorithm_server import Resident
 from .cancellation import Cancellation
-from .children import JOB_STOP_SECONDS, STOP_SIGNALS, Child, adopt_orphans, end_orphans, start
+from .children import JOB_STOP_SECONDS, STOP_SIGNALS, Child, end_orphans, start
 from .command import algorithm_command
 from .directories import PostClean, make_writable
 from .errors import Interrupted, LongshoreError, ResultNotStored, TaskSkipped
 from .linked_input import claim_task_folders, leave_empty
 from .log_channel import LogChannels
 from .logs import configure, logger
+from .prctl import adopt_orphans
 from .processes import signal_name
 from .progress import Progress
 from .resident import run_keeper

@@ -1,6 +1,5 @@
 """The processes of PID 1: each in a process group of its own, ended with PID 1, its output to a pipe."""
 
-import ctypes
 import os
 import signal
 import socket
@@ -11,26 +10,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from .prctl import end_with_parent
 from .process_output import ProcessOutput
 
-PR_SET_PDEATHSIG = 1
-PR_SET_CHILD_SUBREAPER = 36
 ORPHANS_SECONDS = 2.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 JOB_STOP_SECONDS = 110
 """From the word to stop until a job is gone, also when S3 hangs: SageMaker kills its container after 120 s."""
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def adopt_orphans() -> None:
-    """Become the parent of every orphan beneath us, as PID 1 of a container is anyway."""
-    _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-
-def end_with_parent(signum: int) -> None:
-    """Have this process signalled when PID 1 is killed; to be said again after a change of user, which forgets it."""
-    _libc.prctl(PR_SET_PDEATHSIG, signum, 0, 0, 0)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import click
 from .errors import SettingsInvalid, StartFailed
 from .lost_tasks import COMMAND as STORE_LOST_RESULTS
 from .lost_tasks import store_lost_results
+from .prctl import forbid_new_privileges, hide_memory
 from .settings import Settings, ml_path_of
 from .usage import USAGE, is_processing_job
 
@@ -27,7 +28,11 @@ def _starting(command: Callable[..., int]) -> Callable[..., None]:
         _open_standard_streams()
         try:
             with _told(command.__name__):
-                code = command(Settings.from_env(), **options)
+                settings = Settings.from_env()
+                hide_memory()  # not before: the first process's environment would be closed to us too
+                if not settings.allow_setuid:
+                    forbid_new_privileges()
+                code = command(settings, **options)
         except SettingsInvalid as error:
             for line in error.lines:
                 click.echo(line, err=True)
@@ -141,10 +146,10 @@ def process(settings: Settings, arguments: list[str]) -> int:
 
 
 @main.command(STORE_LOST_RESULTS, hidden=True)
-@_starting
-def store_lost(settings: Settings) -> int:
+def store_lost() -> None:
     """Store a failed result for each task on stdin; started by PID 1 when a worker was lost."""
-    return 0 if store_lost_results(sys.stdin.read(), settings) else 1
+    hide_memory()  # before any secret is in it
+    sys.exit(0 if store_lost_results(sys.stdin.read()) else 1)
 
 
 @main.command(hidden=True)

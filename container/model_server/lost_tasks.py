@@ -11,7 +11,7 @@ from .errors import Interrupted, ResultNotStored, ServerError, WorkerLost
 from .ledger import AcceptedTask
 from .logs import logger
 from .result import Record, store
-from .settings import Settings
+from .settings import Settings, begin_with
 from .storage import Storage
 
 COMMAND = "store-lost-results"
@@ -21,24 +21,27 @@ REASONS: dict[str, Callable[[], ServerError]] = {WorkerLost.code: WorkerLost, In
 def reporter_body() -> Callable[[], None]:
     """Return what the process does that stores the results of the tasks on its stdin: it becomes a command of ours."""
     program = Path(__file__).parent.parent / "longshore"
-    return partial(os.execv, sys.executable, [sys.executable, "-Es", str(program), COMMAND])
+    argv = [sys.executable, "-Es", str(program), COMMAND]
+    return partial(os.execve, argv[0], argv, {})  # until it has hidden its memory, others of its user can look
 
 
-def reporter_input(tasks: Iterable[AcceptedTask], reason: type[ServerError]) -> int:
-    """Return a descriptor of an anonymous file that tells the reporter what to store."""
+def reporter_input(tasks: Iterable[AcceptedTask], reason: type[ServerError], settings: Settings) -> int:
+    """Return a descriptor of an anonymous file that tells the reporter what to store, and its environment."""
+    told = {"reason": reason.code, "tasks": [vars(task) for task in tasks], "environment": settings.given}
     descriptor = os.memfd_create("lost-tasks", os.MFD_CLOEXEC)
     with os.fdopen(os.dup(descriptor), "w") as file:
-        json.dump({"reason": reason.code, "tasks": [vars(task) for task in tasks]}, file)
+        json.dump(told, file)
     os.lseek(descriptor, 0, os.SEEK_SET)
     return descriptor
 
 
-def store_lost_results(text: str, settings: Settings) -> bool:
+def store_lost_results(text: str) -> bool:
     """Store a failed result for each task in what `reporter_input` wrote, and say whether all of them are stored.
 
     The log is not set up here: what is logged goes to stderr as plain lines, and PID 1 makes records of them.
     """
     told = json.loads(text)
+    settings = begin_with(told["environment"])
     storage = Storage.from_settings(settings)
     all_stored = True
     for entry in told["tasks"]:

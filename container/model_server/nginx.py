@@ -11,8 +11,8 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from .children import end_with_parent
 from .errors import BodyTooLarge, InternalError, MethodNotAllowed, RouteMissing, StartFailed, WorkerLost
+from .prctl import end_with_parent
 from .run_folder import RunFolder
 from .settings import Settings
 
@@ -80,7 +80,7 @@ def _become_nginx(argv: list[str], folder: Path, user: int | None) -> None:
         os.setresgid(user, user, user)
         os.setresuid(user, user, user)
         end_with_parent(signal.SIGQUIT)
-    os.execv(argv[0], argv)  # noqa: S606
+    os.execve(argv[0], argv, {})  # no variable of ours, which others of its user could read  # noqa: S606
 
 
 def is_listening(folder: RunFolder) -> bool:

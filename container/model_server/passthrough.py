@@ -17,7 +17,8 @@ import time
 from contextlib import suppress
 from typing import NamedTuple
 
-from .children import JOB_STOP_SECONDS, STOP_SIGNALS, adopt_orphans, end_orphans, reap_orphans, signal_socket
+from .children import JOB_STOP_SECONDS, STOP_SIGNALS, end_orphans, reap_orphans, signal_socket
+from .prctl import adopt_orphans
 from .processes import end_group, group_exists, signal_group, signal_name
 from .program import Program
 

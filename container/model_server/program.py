@@ -16,6 +16,7 @@ from .errors import (
     CommandNotRunnable,
     UserForbidden,
 )
+from .memory_order import first_to_end
 from .settings import Settings
 from .user import SAME_USER, User, home_of, look_up
 
@@ -55,18 +56,21 @@ class Program:
         home = home_of(user, self.environment)
         environment = dict(self.environment) | ({"HOME": home} if home is not None else {})
         try:
-            return subprocess.Popen(
-                self.argv,
-                stdin=subprocess.DEVNULL,
-                stdout=stdout,
-                stderr=subprocess.PIPE,
-                env=environment,
-                start_new_session=True,
-                user=user.uid,
-                group=user.gid,
-                extra_groups=user.groups if user != SAME_USER and self.set_groups else None,
-                preexec_fn=partial(_limit_data, self.data_bytes) if self.data_bytes else None,
-            )
+            with first_to_end() as note_pid:
+                process = subprocess.Popen(
+                    self.argv,
+                    stdin=subprocess.DEVNULL,
+                    stdout=stdout,
+                    stderr=subprocess.PIPE,
+                    env=environment,
+                    start_new_session=True,
+                    user=user.uid,
+                    group=user.gid,
+                    extra_groups=user.groups if user != SAME_USER and self.set_groups else None,
+                    preexec_fn=partial(_limit_data, self.data_bytes) if self.data_bytes else None,
+                )
+                note_pid(process.pid)
+                return process
         except FileNotFoundError as error:
             raise CommandMissing from error
         except PermissionError as error:

@@ -11,9 +11,9 @@ from contextlib import suppress
 
 from .algorithm_server import AlgorithmServer, Resident
 from .cancellation import Cancellation
-from .children import adopt_orphans
 from .errors import Interrupted, ServerNotHealthy, ServerNotStarted
 from .logs import logger
+from .prctl import adopt_orphans
 from .resident_channel import DONE, Answer, Question
 
 FIRST_PAUSE_SECONDS = 1.0

@@ -218,6 +218,11 @@ class Settings(BaseModel):
         validation_alias=AliasChoices("ALGORITHM_AWS_CREDENTIALS"),
         description="Whether the algorithm is given the container's AWS credentials.",
     )
+    allow_setuid: bool = Field(
+        False,
+        validation_alias=AliasChoices("ALGORITHM_ALLOW_SETUID"),
+        description="Whether programs with a setuid bit or file capabilities, such as sudo, get the rights of these.",
+    )
     payloads: bool = Field(
         False,
         validation_alias=AliasChoices("ALGORITHM_PAYLOADS"),
@@ -332,6 +337,7 @@ class Settings(BaseModel):
         description="The AWS region, where the credentials' configuration does not name it.",
     )
 
+    _given: dict[str, str] = PrivateAttr(default_factory=dict)
     _environment: dict[str, str] = PrivateAttr(default_factory=dict)
     _job_environment: dict[str, str] = PrivateAttr(default_factory=dict)
 
@@ -347,6 +353,7 @@ class Settings(BaseModel):
             for fault in error.errors(include_url=False):  # a union has a fault for each of its members
                 lines.setdefault(fault["loc"][:1], _line(fault))
             raise SettingsInvalid(list(lines.values())) from None
+        settings._given = dict(environ)
         settings._environment = _algorithm_environment(environ, settings.pass_aws_credentials)
         settings._job_environment = _algorithm_environment(environ, with_aws_credentials=True)
         return settings
@@ -359,6 +366,11 @@ class Settings(BaseModel):
                 f"times {cls.slots}, the tasks at a time, it must be at most {MAX_PAYLOAD_PRODUCT_MB}: SageMaker's rule"
             )
         return megabytes
+
+    @property
+    def given(self) -> dict[str, str]:
+        """The whole environment that these are of, secrets included."""
+        return self._given
 
     @property
     def environment(self) -> dict[str, str]:
@@ -385,6 +397,13 @@ class Settings(BaseModel):
     @property
     def queue_limit(self) -> int:
         return max(self.queue_places, self.max_concurrent_transforms or 0)
+
+
+def begin_with(environment: Mapping[str, str]) -> Settings:
+    """Take over the environment of the process that started this one, and return its settings."""
+    os.environ.clear()
+    os.environ.update(environment)
+    return Settings.from_env(environment)
 
 
 def _as_given(environ: Mapping[str, str]) -> Mapping[str, str]:

@@ -16,7 +16,7 @@ from functools import partial
 
 from . import lost_tasks, nginx
 from .algorithm_server import Resident
-from .children import STOP_SIGNALS, Child, adopt_orphans, end_orphans, reap, signal_socket, start
+from .children import STOP_SIGNALS, Child, end_orphans, reap, signal_socket, start
 from .command import algorithm_command
 from .directories import PostClean, make_writable
 from .errors import Interrupted, StartFailed, WorkerLost
@@ -25,6 +25,7 @@ from .ledger import Ledger
 from .linked_input import claim_task_folders, leave_empty
 from .log_channel import LogChannels
 from .logs import configure, logger
+from .prctl import adopt_orphans
 from .processes import end_group, signal_group, signal_name
 from .resident import run_keeper
 from .resident_channel import ResidentChannel
@@ -247,7 +248,9 @@ class Supervisor:
         tasks = self._ledger.unfinished(worker)
         if tasks:
             logger.error("Worker %d ended with %d unfinished tasks", worker, len(tasks))
-            told = lost_tasks.reporter_input(tasks, Interrupted if self._stopping else WorkerLost)
+            told = lost_tasks.reporter_input(
+                tasks, Interrupted if self._stopping else WorkerLost, self._inherited.settings
+            )
             child = self._start("report", lost_tasks.reporter_body(), stdin=told)
             self._reports[child.pid] = worker
             self._ledger.forget(worker)  # not before a process has them
