@@ -16,6 +16,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, Reque
 
 from model_server import errors
 from model_server.admission import admitted
+from model_server.callers import Caller, Doorkeeper
 from model_server.cancellation import Cancellation
 from model_server.client import watched
 from model_server.logs import logger
@@ -34,6 +35,7 @@ from model_server.task import Task, parse_body
 LINES_TYPES = ("application/jsonlines", "application/x-jsonlines", "application/x-ndjson")
 JSON_PAYLOAD = "application/vnd.longshore.payload+json"
 FORM = "application/x-www-form-urlencoded"
+CALLER_HEADER = "X-Longshore-Caller"
 MEGABYTE = 1024 * 1024  # as nginx counts
 
 
@@ -51,6 +53,7 @@ class Predictor:
     def __init__(self, server: Server, scoreboard: Scoreboard, folder: RunFolder, ledger: Ledger) -> None:
         self.server = server
         self.scoreboard = scoreboard
+        self.doorkeeper = Doorkeeper.against(server.settings.user)
         self._folder = folder
         self._slots = Slots(folder.locks, scoreboard)
         self._sending = Sending(folder.bodies)
@@ -124,6 +127,11 @@ def create_app(predictor: Predictor) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = settings.body_limit_mb * MEGABYTE or None
     app.url_map.strict_slashes = True
 
+    @app.before_request
+    def keep_the_algorithm_out() -> None:
+        if header := request.headers.get(CALLER_HEADER):  # nginx's; nobody else reaches our socket
+            predictor.doorkeeper.admit(Caller.of(header))
+
     @app.route("/ping", methods=["GET", "HEAD", "POST"], provide_automatic_options=False)
     def ping() -> Response:
         response = Response(status=200 if predictor.scoreboard.ready else 503)
@@ -164,7 +172,7 @@ def create_app(predictor: Predictor) -> Flask:
 
     @app.errorhandler(errors.LongshoreError)
     def refused(error: errors.LongshoreError) -> Response:
-        if request.path == "/invocations":
+        if request.path == "/invocations" or isinstance(error, errors.CallerForbidden):
             logger.info("A request was answered %d (%s: %s)", error.http_status, error.code, error)
         error.with_traceback(None)  # whose frames hold the cancellation that holds the error: a cycle, and a descriptor
         return _error(error)

@@ -67,6 +67,13 @@ class RouteMissing(RequestError):
     sentence = "Not Found"
 
 
+class CallerForbidden(RequestError):
+    code = "caller_forbidden"
+    http_status = 403
+    hint = "Programs of the algorithm's user can not use the server, nor can those on this machine that do not wait."
+    sentence = "The algorithm may not call the server that runs it"
+
+
 class MethodNotAllowed(RequestError):
     code = "method_not_allowed"
     http_status = 405

@@ -17,7 +17,7 @@ LAYERS = [
     ["settings", "task", "beneath", "cancellation", "logs", "slot", "archive", "untar"],
     ["command", "program", "folder", "client", "admission", "storage", "process_output", "ledger", "algorithm_output"]
     + ["loopback_call", "resident_channel", "exit_note", "stray_outputs", "shares", "training_environment"]
-    + ["program_check", "run_folder"],
+    + ["program_check", "run_folder", "callers"],
     ["children", "directories", "linked_input", "process", "stage_in", "stage_out", "tarball", "folder_links"],
     ["payload", "payload_answer", "result", "nginx", "task_list", "algorithm_server", "passthrough", "image_check"],
     ["lost_tasks", "payload_http", "resident", "runner", "set_up", "plain_job"],
