@@ -19,7 +19,6 @@ from typing import Protocol
 
 from .algorithm_output import AlgorithmOutput
 from .cancellation import Cancellation
-from .children import end_orphans, reap_orphans
 from .errors import (
     Interrupted,
     InvokeBroken,
@@ -34,6 +33,7 @@ from .errors import (
 from .log_channel import LogChannels
 from .logs import logger, tell_user
 from .loopback_call import CallBroken, CallRefused, LoopbackCall
+from .orphans import end_orphans, reap_orphans
 from .peak_memory import high_water_bytes
 from .processes import end_group, group_exists, signal_group, signal_name
 from .program import Program
@@ -254,7 +254,7 @@ class AlgorithmServer:
         ready = dict(poll.poll(math.ceil(max(0.0, min(seconds, REAP_SECONDS)) * 1000)))
         self._output.advance(ready)
         if time.monotonic() >= self._reap_at:
-            reap_orphans(but=self._process.pid)
+            reap_orphans(but=[self._process.pid])
             self._reap_at = time.monotonic() + REAP_SECONDS
         return ready
 

@@ -14,13 +14,14 @@ import click
 
 from .algorithm_server import Resident
 from .cancellation import Cancellation
-from .children import JOB_STOP_SECONDS, STOP_SIGNALS, Child, end_orphans, start
+from .children import JOB_STOP_SECONDS, STOP_SIGNALS, Child, start
 from .command import algorithm_command
 from .directories import PostClean, make_writable
 from .errors import Interrupted, LongshoreError, ResultNotStored, TaskSkipped
 from .linked_input import claim_task_folders, leave_empty
 from .log_channel import LogChannels
 from .logs import configure, logger
+from .orphans import end_orphans
 from .prctl import adopt_orphans
 from .processes import signal_name
 from .progress import Progress
@@ -215,7 +216,7 @@ def run_list(
             outcome = finish(Record(task, error=skip_reason), server, tell=False)
         else:
             outcome = run_task(task, server, cancellation, on_group=lambda group: None)
-            end_orphans(but=spared)
+            end_orphans(but=[spared])
             if outcome.result.return_code and stop_at_failure:
                 logger.error("Stopping due to failure of task %s", task.pk)
                 skip_reason = cancellation.reason or TaskSkipped()

@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,7 +12,6 @@ from dataclasses import dataclass
 from .prctl import end_with_parent
 from .process_output import ProcessOutput
 
-ORPHANS_SECONDS = 2.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 JOB_STOP_SECONDS = 110
 """From the word to stop until a job is gone, also when S3 hangs: SageMaker kills its container after 120 s."""
@@ -98,30 +96,3 @@ def reap() -> list[tuple[int, int]]:
         if pid == 0:
             return ended
         ended.append((pid, os.waitstatus_to_exitcode(status)))
-
-
-def reap_orphans(but: int) -> None:
-    """Reap all children that have ended, but for one that somebody waits for."""
-    for pid in _all_children():
-        if pid != but:
-            with suppress(ChildProcessError):
-                os.waitpid(pid, os.WNOHANG)
-
-
-def end_orphans(but: int = 0) -> None:
-    """End all our children but one: those that we adopted are what a task left behind outside its process group."""
-    deadline = time.monotonic() + ORPHANS_SECONDS
-    while (orphans := [pid for pid in _all_children() if pid != but]) and time.monotonic() < deadline:
-        for pid in orphans:
-            with suppress(PermissionError):  # of another user, and we lack CAP_KILL
-                os.kill(pid, signal.SIGKILL)  # none is reaped by anyone but us, so none is another process by now
-        reap_orphans(but)
-        time.sleep(0.01)
-
-
-def _all_children() -> list[int]:
-    try:
-        with open("/proc/thread-self/children") as children:
-            return [int(pid) for pid in children.read().split()]
-    except OSError:  # a kernel without this file
-        return []

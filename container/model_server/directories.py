@@ -1,8 +1,12 @@
-"""The folders beside a task's own: opened to every user at the start, and emptied of what came since at the end."""
+"""The folders beside a task's own: opened to every user at the start, and emptied of what came since at the end.
+
+What each task leaves in them is told, and removed if that is wished.
+"""
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -30,8 +34,7 @@ class PostClean:
     """
 
     def __init__(self, paths: Iterable[Path]) -> None:
-        real = {Path(os.path.realpath(path)) for path in paths}  # a link that is there later is a task's
-        self._before = {path: names for path in sorted(real) if (names := _names(path)) is not None}
+        self._before = _names_in(paths)
         self._fetched: dict[Path, set[str]] = {}
 
     def note_fetched(self, paths: Iterable[Path]) -> None:
@@ -50,17 +53,32 @@ class PostClean:
         for path, before in self._before.items():
             if before and not self._fetched.get(path):
                 continue
-            try:
-                folder = _open_real(path)
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                logger.warning("The folder %s can not be emptied: %s", path, error.strerror)
-                continue
-            try:
-                _remove_all(path, folder, self._fetched[path] if before else set(os.listdir(folder)))
-            finally:
-                os.close(folder)
+            with _opened(path) as folder:
+                if folder is not None:
+                    _remove_all(path, folder, self._fetched[path] if before else set(os.listdir(folder)))
+
+
+class Leftovers:
+    """What a task leaves in folders beside its own: the names that are new in them since this object was made."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._before = _names_in(paths)
+
+    def tell(self, remove_all: bool) -> None:
+        """Have the log say how much was left in each folder, and remove it if that is wished."""
+        for path, before in self._before.items():
+            with _opened(path) as folder:
+                left = set(os.listdir(folder)) - before if folder is not None else set()
+                if left:
+                    logger.info("The task left %d entries in %s%s", len(left), path, ", removed" if remove_all else "")
+                if left and remove_all and folder is not None:
+                    _remove_all(path, folder, left)
+
+
+def _names_in(paths: Iterable[Path]) -> dict[Path, set[str]]:
+    """Return what is in each folder that we may clean; a link that is there later is a task's."""
+    real = {Path(os.path.realpath(path)) for path in paths}
+    return {path: names for path in sorted(real) if (names := _names(path)) is not None}
 
 
 def _names(path: Path) -> set[str] | None:
@@ -71,6 +89,24 @@ def _names(path: Path) -> set[str] | None:
         return set()
     except OSError:
         return None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int | None]:
+    """Open a folder for the block, None where that can't be; our log says why, unless it is gone."""
+    try:
+        folder = _open_real(path)
+    except FileNotFoundError:
+        yield None
+        return
+    except OSError as error:
+        logger.warning("The folder %s can not be emptied: %s", path, error.strerror)
+        yield None
+        return
+    try:
+        yield folder
+    finally:
+        os.close(folder)
 
 
 def _open_real(path: Path) -> int:

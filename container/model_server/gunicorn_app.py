@@ -24,6 +24,7 @@ from .ledger import Ledger
 from .linked_input import InputFolder
 from .log_channel import LogChannels
 from .nginx import error_body
+from .prctl import adopt_orphans
 from .processes import end_group
 from .resident_channel import ResidentChannel
 from .run_folder import RunFolder
@@ -118,6 +119,7 @@ class ModelServer(Application):
             worker.handle_exit(signum, frame)
 
         signal.signal(signal.SIGTERM, stop)
+        adopt_orphans()  # so that what leaves a task's process group is found when the task ends
         threading.Thread(target=lambda: predictor.server.storage.client, daemon=True, name="s3").start()
 
     def _worker_ended(self, arbiter: Arbiter, worker: Worker) -> None:

@@ -17,7 +17,8 @@ import time
 from contextlib import suppress
 from typing import NamedTuple
 
-from .children import JOB_STOP_SECONDS, STOP_SIGNALS, end_orphans, reap_orphans, signal_socket
+from .children import JOB_STOP_SECONDS, STOP_SIGNALS, signal_socket
+from .orphans import end_orphans, reap_orphans
 from .prctl import adopt_orphans
 from .processes import end_group, group_exists, signal_group, signal_name
 from .program import Program
@@ -112,7 +113,7 @@ class _Run:
         for signum in self._signals.recv(4096):
             if signum in STOP_SIGNALS:
                 self._ask_to_end(signum)
-        reap_orphans(but=self._process.pid)
+        reap_orphans(but=[self._process.pid])
 
     def _ask_to_end(self, signum: int) -> None:
         signal_group(self._process.pid, signum)

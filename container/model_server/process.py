@@ -11,7 +11,7 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from .algorithm_output import AlgorithmOutput
@@ -19,6 +19,7 @@ from .cancellation import Cancellation
 from .errors import AlgorithmFailed, LongshoreError, TimeLimitExceeded
 from .log_channel import LogChannels
 from .logs import logger
+from .orphans import end_orphans, own_children, reap_orphans
 from .peak_memory import SAMPLE_SECONDS, PeakMemory
 from .processes import end_group, group_exists, signal_group
 from .program import Program
@@ -58,14 +59,16 @@ def run(
 ) -> Exit:
     """Run a program to its end; `on_start` is told its process group.
 
-    Raises the errors of a program that can't be started. When this returns, nothing of the process group is left.
+    Raises the errors of a program that can't be started. When this returns, nothing of the process group is left, nor,
+    where we adopt orphans, of what left it.
     """
     started = time.monotonic()
+    others = own_children()
     with program.start() as process:
         try:
             on_start(process.pid)
             output = AlgorithmOutput(process, channels, task)
-            code, stop_reason, peak = _Run(process, output, limits, cancellation).watch()
+            code, stop_reason, peak = _Run(process, output, limits, cancellation, others).watch()
         except BaseException:
             end_group(process.pid)
             raise
@@ -86,8 +89,10 @@ class _Run:
         output: AlgorithmOutput,
         limits: Limits,
         cancellation: Cancellation,
+        others: Collection[int],
     ) -> None:
         self._process = process
+        self._others = others
         self._output = output
         self._limits = limits
         self._cancellation = cancellation
@@ -111,6 +116,8 @@ class _Run:
         while self._stop_reason and group_exists(self._process.pid) and time.monotonic() < self._kill_at:
             self._step(None, GROUP_POLL_SECONDS)  # the others of the group have their grace too
         end_group(self._process.pid)
+        if left := end_orphans(but=self._others):
+            logger.info("The algorithm left %d processes outside its group, which were ended", left)
         self._output.end()
         return code, self._stop_reason, self._memory.ended(max_resident_kib)
 
@@ -142,6 +149,7 @@ class _Run:
             self._kill_at = math.inf
         if now >= self._sample_at:
             self._memory.sample()
+            reap_orphans(but=[self._process.pid, *self._others])
             self._sample_at = now + SAMPLE_SECONDS
 
     def _stop(self, reason: LongshoreError) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .cancellation import Cancellation
+from .directories import Leftovers
 from .errors import (
     InternalError,
     Interrupted,
@@ -92,10 +93,12 @@ def task_folders(pk: str, server: Server, cancellation: Cancellation) -> Iterato
         server.resident.await_health(cancellation)  # and until nothing goes on of a task before
     server.input.reset()
     server.output.reset()
+    leftovers = Leftovers(server.settings.writable_directories)
     try:
         yield server.input.link(pk)
     finally:
         leave_empty((server.input, server.output))  # the task has ended as it has; the next one says if this failed
+        leftovers.tell(remove_all=server.settings.clean_tmp)
 
 
 def run_process(

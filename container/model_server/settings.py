@@ -218,6 +218,11 @@ class Settings(BaseModel):
         validation_alias=AliasChoices("ALGORITHM_AWS_CREDENTIALS"),
         description="Whether the algorithm is given the container's AWS credentials.",
     )
+    clean_tmp: bool = Field(
+        False,
+        validation_alias=AliasChoices("ALGORITHM_CLEAN_TMP"),
+        description="Whether what a task leaves in the writable directories, /tmp among them, is removed after it.",
+    )
     allow_setuid: bool = Field(
         False,
         validation_alias=AliasChoices("ALGORITHM_ALLOW_SETUID"),

@@ -16,7 +16,7 @@ from functools import partial
 
 from . import lost_tasks, nginx
 from .algorithm_server import Resident
-from .children import STOP_SIGNALS, Child, end_orphans, reap, signal_socket, start
+from .children import STOP_SIGNALS, Child, reap, signal_socket, start
 from .command import algorithm_command
 from .directories import PostClean, make_writable
 from .errors import Interrupted, StartFailed, WorkerLost
@@ -25,6 +25,7 @@ from .ledger import Ledger
 from .linked_input import claim_task_folders, leave_empty
 from .log_channel import LogChannels
 from .logs import configure, logger
+from .orphans import end_orphans
 from .prctl import adopt_orphans
 from .processes import end_group, signal_group, signal_name
 from .resident import run_keeper
@@ -245,6 +246,8 @@ class Supervisor:
         for slot in self._scoreboard.slots:
             if slot.worker == worker and slot.group:
                 end_group(slot.group)
+                if self._gunicorn and self._gunicorn.pid in self._children:  # else its other workers are orphans too
+                    end_orphans(but=self._children)
         tasks = self._ledger.unfinished(worker)
         if tasks:
             logger.error("Worker %d ended with %d unfinished tasks", worker, len(tasks))

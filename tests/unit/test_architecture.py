@@ -12,7 +12,7 @@ CONTAINER = Path(__file__).parents[2] / "container"
 LAYERS = [
     ["model_server"],
     ["errors", "cpus", "line_encoder", "log_channel", "peak_memory", "processes", "progress", "s3_uri", "held_signals"]
-    + ["usage", "media_types", "prctl", "memory_order"],
+    + ["usage", "media_types", "prctl", "memory_order", "orphans"],
     ["scoreboard", "setting_types", "user", "job_config"],
     ["settings", "task", "beneath", "cancellation", "logs", "slot", "archive", "untar"],
     ["command", "program", "folder", "client", "admission", "storage", "process_output", "ledger", "algorithm_output"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from model_server import directories
-from model_server.directories import PostClean, make_writable
+from model_server.directories import Leftovers, PostClean, make_writable
 from model_server.folder import remove
 
 from .test_folder import ordinary_user
@@ -191,6 +191,46 @@ def test_what_can_not_be_removed_is_one_warning_and_the_rest_goes(
     with one_line(caplog, logging.WARNING, str(tmp_path / "a")):
         cleaning.clean()
     assert tree(tmp_path) == ["a", "a/busy", "a/busy too", "b"]
+
+
+def left_by_a_task(tmp_path: Path) -> Leftovers:
+    """Return what a task left: a file, a deep folder and a link, beside what was there before."""
+    scratch = tmp_path / "tmp"
+    scratch.mkdir()
+    scratch.chmod(0o1777)
+    (scratch / "before").mkdir()
+    (tmp_path / "precious").mkdir()
+    leftovers = Leftovers([scratch, tmp_path / "never", tmp_path / "made"])
+    (scratch / "file").touch()
+    (scratch / "deep" / "er").mkdir(parents=True)
+    (scratch / "link").symlink_to(tmp_path / "precious")
+    return leftovers
+
+
+def test_what_a_task_leaves_is_told_and_stays_unless_its_removal_is_wished(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    leftovers = left_by_a_task(tmp_path)
+    with one_line(caplog, logging.INFO, f"The task left 3 entries in {tmp_path / 'tmp'}"):
+        leftovers.tell(remove_all=False)
+    assert sorted(path.name for path in (tmp_path / "tmp").iterdir()) == ["before", "deep", "file", "link"]
+
+
+def test_what_a_task_leaves_is_removed_if_that_is_wished_and_the_folder_stays_as_it_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    leftovers = left_by_a_task(tmp_path)
+    with one_line(caplog, logging.INFO, f"The task left 3 entries in {tmp_path / 'tmp'}, removed"):
+        leftovers.tell(remove_all=True)
+    assert tree(tmp_path) == ["precious", "tmp", "tmp/before"]
+    assert stat.S_IMODE((tmp_path / "tmp").stat().st_mode) == 0o1777
+
+
+def test_a_folder_that_was_missing_is_emptied_if_that_is_wished(tmp_path: Path) -> None:
+    leftovers = Leftovers([tmp_path / "made"])
+    (tmp_path / "made" / "inner").mkdir(parents=True)
+    leftovers.tell(remove_all=True)
+    assert tree(tmp_path) == ["made"]
 
 
 def test_nothing_stays_open(tmp_path: Path) -> None:

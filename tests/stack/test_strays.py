@@ -1,0 +1,84 @@
+"""What a task leaves is gone with it: daemons, orphans, zombies, and files in folders that are not its own."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from server import Server, eventually, serving
+
+if TYPE_CHECKING:
+    from conftest import Bucket
+
+WRITES_ON = 'trap : PIPE; while :; do echo late >>"$ALGORITHM_OUTPUT_PATH/late"; echo late >&2; sleep 0.01; done'
+DAEMON = f"setsid sh -c '{WRITES_ON}' &\n"
+ORPHAN_OF_A_DAEMON = f"setsid sh -c \"setsid sh -c '{WRITES_ON}' &\" &\n".replace("$A", "\\$A")
+LEFT = "The algorithm left {} processes outside its group, which were ended"
+
+
+@pytest.fixture(scope="module")
+def server(s3_endpoint: str) -> Iterator[Server]:
+    with serving(s3_endpoint) as running:
+        yield running
+
+
+def assert_nothing_of_it_is_seen(server: Server, bucket: "Bucket") -> None:
+    """Run one more task, and check that nothing of another is among its files and lines."""
+    answer = server.run(server.task(bucket, "next", 'ls "$ALGORITHM_OUTPUT_PATH" >&2; sleep 0.2')).json()
+    assert (answer["return_code"], answer["outputs"], answer["user_process_last_stderr_lines"]) == (0, [], [])
+
+
+@pytest.mark.parametrize("leaves", [DAEMON, DAEMON + DAEMON, ORPHAN_OF_A_DAEMON], ids=["one", "two", "grandchild"])
+def test_a_daemon_is_ended_with_its_task(server: Server, bucket: "Bucket", leaves: str) -> None:
+    script = leaves + 'until [ -e "$ALGORITHM_OUTPUT_PATH/late" ]; do sleep 0.01; done'
+    assert server.run(server.task(bucket, "leaves", script)).json()["return_code"] == 0
+    assert server.algorithm == []
+    assert_nothing_of_it_is_seen(server, bucket)
+
+
+def test_the_log_says_what_was_left(server: Server, bucket: "Bucket") -> None:
+    server.run(server.task(bucket, "leaves", "setsid sleep 60 & setsid sleep 60 & sleep 0.2"))
+    assert LEFT.format(2) in server.own_lines("stdout")
+
+
+def test_a_daemon_that_outlives_a_time_limit_is_ended_too(server: Server, bucket: "Bucket") -> None:
+    task = server.task(bucket, "late", DAEMON + "sleep 60", timeout="PT1S")
+    assert server.run(task).json()["error"]["code"] == "time_limit_exceeded"
+    assert server.algorithm == []
+    assert_nothing_of_it_is_seen(server, bucket)
+
+
+def test_orphans_that_end_meanwhile_do_not_pile_up(server: Server, bucket: "Bucket") -> None:
+    script = "for i in 1 2 3 4 5 6 7 8 9; do sh -c 'sleep 0.01 & exit'; done\n"
+    posted = server.post_blocking(bucket, "orphans", script)
+    zombies = lambda: [process for process in server.tree() if process.state == "Z"]  # noqa: E731
+    eventually(lambda: not zombies(), "an end of all zombies")
+    server.go()
+    assert posted.answer().json()["return_code"] == 0
+    server.clear_board()
+
+
+def test_a_daemon_of_a_worker_that_was_killed_is_ended_too(bucket: "Bucket") -> None:
+    with serving(
+        bucket.endpoint, warnings="upstream prematurely closed|was sent SIGKILL|unfinished tasks|worker_lost"
+    ) as server:
+        posted = server.post_blocking(bucket, "lost", DAEMON)
+        os.kill(server.running_worker().pid, signal.SIGKILL)
+        assert posted.answer().status == 502
+        eventually(lambda: server.algorithm == [], "an end of the daemon")
+        assert_nothing_of_it_is_seen(server, bucket)
+
+
+@pytest.mark.parametrize("removed", [False, True])
+def test_what_a_task_leaves_in_a_writable_folder_is_told_and_removed_if_that_is_wished(
+    bucket: "Bucket", tmp_path: Path, removed: bool
+) -> None:
+    folder = tmp_path / "scratch"
+    settings = {"ALGORITHM_WRITABLE_DIRECTORIES": str(folder), "ALGORITHM_CLEAN_TMP": str(removed)}
+    with serving(bucket.endpoint, **settings) as server:
+        task = server.task(bucket, "leaves", f'mkdir -p "{folder}/a/b"; touch "{folder}/Doe_John"')
+        assert server.run(task).json()["return_code"] == 0
+        assert sorted(path.name for path in folder.iterdir()) == ([] if removed else ["Doe_John", "a"])
+        assert f"The task left 2 entries in {folder}" + (", removed" if removed else "") in server.own_lines("stdout")
