@@ -8,15 +8,19 @@ import errno
 import lzma
 import os
 import re
+import shutil
 import struct
 import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from werkzeug.security import safe_join
 
-from .errors import ZipBroken, ZipEncrypted, ZipMethodUnsupported, ZipPathsInvalid, ZipTooLarge
+from .archive_limits import ArchiveLimits
+from .errors import ZipBroken, ZipEncrypted, ZipMethodUnsupported, ZipOverLimit, ZipPathsInvalid, ZipTooLarge
+from .logs import logger
 
 LITTER = re.compile(r"__MACOSX|\.DS_Store|desktop.ini")
 """Matched anywhere in a name, and with its unescaped dot: the drop-in's rule as it is."""
@@ -33,16 +37,20 @@ def unpack(
     publish: Callable[[Path, Path], None],
     scratch: Path,
     check: Callable[[], None],
+    limits: ArchiveLimits,
 ) -> int:
     """Unpack a zip into a folder and return the bytes; `field` names the input in errors.
 
     Each member is written to `scratch` and then handed to `publish(scratch, destination)`, so that it appears whole.
-    `check` is called all along, and ends the work by raising.
+    `check` is called all along, and ends the work by raising. What is over a limit, or has no room on the disk, is
+    refused before anything is written: no more than what its index says is ever unpacked of a member.
     """
     size = 0
     try:
-        with zipfile.ZipFile(archive) as opened:
-            for info, destination in _destinations(opened.infolist(), folder, field):
+        with _Archive(archive, limits.files) as opened:
+            files = _destinations(opened.infolist(), folder, field)
+            _check_size(files, archive, folder, limits, field)
+            for info, destination in files:
                 if info.flag_bits & ENCRYPTED_FLAG:
                     raise ZipEncrypted(field)
                 check()
@@ -52,6 +60,9 @@ def unpack(
                         check()
                     size += plain.tell()
                 publish(scratch, destination)
+    except TooManyMembers as error:
+        logger.warning("%s is over %s", field, limits.excess(0, limits.files + 1, 0))
+        raise ZipOverLimit(field) from error
     except NotImplementedError as error:
         raise ZipMethodUnsupported(field) from error
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, struct.error) as error:
@@ -65,6 +76,43 @@ def unpack(
             raise ZipBroken(field) from error
         raise
     return size
+
+
+class TooManyMembers(Exception):
+    """The index of an archive is longer than it may be."""
+
+
+class _Archive(zipfile.ZipFile):
+    """Stops reading the index at a limit: each member takes memory, whatever the archive says of their number."""
+
+    def __init__(self, path: Path, most: int) -> None:
+        self._most = most
+        super().__init__(path)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, _Index(self._most) if name == "filelist" else value)
+
+
+class _Index(list[zipfile.ZipInfo]):
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most = most
+
+    def append(self, member: zipfile.ZipInfo) -> None:
+        if self._most and len(self) == self._most:
+            raise TooManyMembers
+        super().append(member)
+
+
+def _check_size(
+    files: list[tuple[zipfile.ZipInfo, Path]], archive: Path, folder: Path, limits: ArchiveLimits, field: str
+) -> None:
+    unpacked = sum(info.file_size for info, _ in files)
+    if excess := limits.excess(unpacked, len(files), archive.stat().st_size):
+        logger.warning("%s is over %s", field, excess)
+        raise ZipOverLimit(field)
+    if unpacked > shutil.disk_usage(folder).free:
+        raise ZipTooLarge(field)
 
 
 def _destinations(members: list[zipfile.ZipInfo], folder: Path, field: str) -> list[tuple[zipfile.ZipInfo, Path]]:

@@ -224,6 +224,12 @@ class ZipTooLarge(InputError):
     sentence = "Contents of zip file too large"  # contract
 
 
+class ZipOverLimit(InputError):
+    code = "zip_over_limit"
+    hint = "It is over MODEL_SERVER_MAX_ARCHIVE_MB, _FILES or _RATIO; the server's log says which."
+    sentence = "Contents of zip file too large"  # contract
+
+
 class ZipEncrypted(InputError):
     code = "zip_encrypted"
     hint = "Upload it without a password."

@@ -22,7 +22,7 @@ def first_to_end() -> Iterator[Callable[[int], None]]:
     raised = str(min(int(own) + ADDED, HIGHEST))
     try:
         OWN.write_text(raised)
-    except PermissionError:
+    except OSError:
         yield lambda pid: _raise_later(pid, raised)
         return
     try:

@@ -71,7 +71,8 @@ def run_task(
     record = Record(task, queue_seconds)
     try:
         with task_folders(task.pk, server, cancellation) as inputs:
-            stage_in(task, inputs, server.storage, cancellation, record.staged_in)
+            limits = server.settings.archive_limits
+            stage_in(task, inputs, server.storage, cancellation, limits, record.staged_in)
             run_seconds = task.timeout.total_seconds() if task.timeout else server.default_timeout
             record.exit = run_process(task.pk, run_seconds, server, cancellation, on_group)
             if record.exit.error:

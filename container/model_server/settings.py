@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
+from .archive_limits import ArchiveLimits
 from .cpus import usable_cpus
 from .errors import SettingsInvalid
 from .s3_uri import S3Address
@@ -305,6 +306,24 @@ class Settings(BaseModel):
         validation_alias=AliasChoices("MODEL_SERVER_TRANSFERS", DROP_IN_PREFIX + "ASYNC_CONCURRENCY"),
         description="Files that a worker copies from or to S3 at the same time.",
     )
+    max_archive_mb: int = Field(
+        102_400,
+        ge=0,
+        validation_alias=AliasChoices("MODEL_SERVER_MAX_ARCHIVE_MB"),
+        description="The most that a zip among the inputs may hold, in MiB; 0 leaves it to the room on the disk.",
+    )
+    max_archive_files: int = Field(
+        500_000,
+        ge=0,
+        validation_alias=AliasChoices("MODEL_SERVER_MAX_ARCHIVE_FILES"),
+        description="The most files and folders that it may hold; 0 is no limit. A million takes the server 0.7 GB.",
+    )
+    max_archive_ratio: int = Field(
+        2_000,
+        ge=0,
+        validation_alias=AliasChoices("MODEL_SERVER_MAX_ARCHIVE_RATIO"),
+        description="The most that it may hold as a multiple of its own size; 0 is no limit.",
+    )
     output_kms_key_id: str | None = Field(
         None,
         validation_alias=AliasChoices("MODEL_SERVER_OUTPUT_KMS_KEY_ID", "OUTPUT_KMS_KEY_ID"),
@@ -391,6 +410,10 @@ class Settings(BaseModel):
     def body_limit_mb(self) -> int:
         """The largest body that is read, in MiB; 0 is unlimited, as SageMaker's MaxPayloadInMB has it."""
         return BODY_LIMIT_MB if self.max_payload_mb else 0
+
+    @property
+    def archive_limits(self) -> ArchiveLimits:
+        return ArchiveLimits(self.max_archive_mb, self.max_archive_files, self.max_archive_ratio)
 
     @property
     def setup_result_place(self) -> S3Address | None:

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from .archive import NO_ROOM, unpack
+from .archive_limits import ArchiveLimits
 from .cancellation import Cancellation
 from .errors import (
     DiskFull,
@@ -44,7 +45,14 @@ class StagedIn:
     unpack_seconds: float = 0.0
 
 
-def stage_in(task: Task, folder: Path, storage: Storage, cancellation: Cancellation, staged: StagedIn) -> None:
+def stage_in(
+    task: Task,
+    folder: Path,
+    storage: Storage,
+    cancellation: Cancellation,
+    limits: ArchiveLimits,
+    staged: StagedIn,
+) -> None:
     """Bring all inputs of a task into a folder, and note in `staged` what it took.
 
     Raises an InputError that names the first input at fault, DiskFull, a storage error, or the cancellation's reason.
@@ -57,7 +65,7 @@ def stage_in(task: Task, folder: Path, storage: Storage, cancellation: Cancellat
         finally:
             staged.download_seconds = time.monotonic() - started
         try:
-            _unpack_all(task, folder, staging, cancellation)
+            _unpack_all(task, folder, staging, cancellation, limits)
         finally:
             staged.unpack_seconds = time.monotonic() - started - staged.download_seconds
         shutil.rmtree(staging)
@@ -143,7 +151,7 @@ def _naming(index: int) -> Iterator[None]:
         raise OSError(error.errno, error.strerror) from None  # without the file's name, which may reach the log
 
 
-def _unpack_all(task: Task, folder: Path, staging: Path, cancellation: Cancellation) -> None:
+def _unpack_all(task: Task, folder: Path, staging: Path, cancellation: Cancellation, limits: ArchiveLimits) -> None:
     for index, item in enumerate(task.inputs):
         if not item.decompress:
             continue
@@ -152,7 +160,7 @@ def _unpack_all(task: Task, folder: Path, staging: Path, cancellation: Cancellat
             target = (folder / item.relative_path).parent
             _make_folder(folder, target)
             publish, check = partial(_publish, folder), cancellation.raise_if_set
-            unpack(staging / str(index), f"inputs[{index}]", target, publish, staging / "member", check)
+            unpack(staging / str(index), f"inputs[{index}]", target, publish, staging / "member", check, limits)
             (staging / str(index)).unlink()
 
 

@@ -12,12 +12,12 @@ CONTAINER = Path(__file__).parents[2] / "container"
 LAYERS = [
     ["model_server"],
     ["errors", "cpus", "line_encoder", "log_channel", "peak_memory", "processes", "progress", "s3_uri", "held_signals"]
-    + ["usage", "media_types", "prctl", "memory_order", "orphans"],
+    + ["usage", "media_types", "prctl", "memory_order", "orphans", "archive_limits"],
     ["scoreboard", "setting_types", "user", "job_config"],
-    ["settings", "task", "beneath", "cancellation", "logs", "slot", "archive", "untar"],
+    ["settings", "task", "beneath", "cancellation", "logs", "slot", "untar"],
     ["command", "program", "folder", "client", "admission", "storage", "process_output", "ledger", "algorithm_output"]
     + ["loopback_call", "resident_channel", "exit_note", "stray_outputs", "shares", "training_environment"]
-    + ["program_check", "run_folder", "callers"],
+    + ["program_check", "run_folder", "archive", "callers"],
     ["children", "directories", "linked_input", "process", "stage_in", "stage_out", "tarball", "folder_links"],
     ["payload", "payload_answer", "result", "nginx", "task_list", "algorithm_server", "passthrough", "image_check"],
     ["lost_tasks", "payload_http", "resident", "runner", "set_up", "plain_job"],

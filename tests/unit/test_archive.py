@@ -3,7 +3,9 @@
 import io
 import os
 import random
+import re
 import struct
+import tracemalloc
 import zipfile
 from contextlib import suppress
 from functools import partial
@@ -14,9 +16,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from model_server.archive import COPY_BYTES, unpack
+from model_server.archive_limits import ArchiveLimits
 from model_server.cancellation import Cancellation
-from model_server.errors import ClientLeft, ZipBroken, ZipEncrypted, ZipMethodUnsupported, ZipPathsInvalid, ZipTooLarge
+from model_server.errors import (
+    ClientLeft,
+    ZipBroken,
+    ZipEncrypted,
+    ZipMethodUnsupported,
+    ZipOverLimit,
+    ZipPathsInvalid,
+    ZipTooLarge,
+)
 from model_server.stage_in import _publish
+
+NO_LIMITS = ArchiveLimits(0, 0, 0)
 
 
 def zipped(*names: str, method: int = zipfile.ZIP_DEFLATED, content: bytes = b"content") -> bytes:
@@ -31,7 +44,7 @@ def zipped(*names: str, method: int = zipfile.ZIP_DEFLATED, content: bytes = b"c
     return buffer.getvalue()
 
 
-def unpacked(data: bytes, tmp_path: Path) -> list[str]:
+def unpacked(data: bytes, tmp_path: Path, limits: ArchiveLimits = NO_LIMITS) -> list[str]:
     """Unpack into a fresh folder and return the files in it."""
     number = len(list(tmp_path.iterdir()))
     folder = tmp_path / f"{number}" / "target"
@@ -39,7 +52,13 @@ def unpacked(data: bytes, tmp_path: Path) -> list[str]:
     (folder.parent / "a.zip").write_bytes(data)
     publish = partial(_publish, folder)
     unpack(
-        folder.parent / "a.zip", "inputs[0]", folder, publish, folder.parent / "scratch", Cancellation().raise_if_set
+        folder.parent / "a.zip",
+        "inputs[0]",
+        folder,
+        publish,
+        folder.parent / "scratch",
+        Cancellation().raise_if_set,
+        limits,
     )
     assert not [path for path in folder.rglob("*") if path.is_symlink()]
     assert {path.name for path in folder.parent.iterdir()} == {"a.zip", "target"}
@@ -180,7 +199,9 @@ def test_the_bytes_of_a_zip_are_counted(tmp_path: Path) -> None:
     to = tmp_path / "to"
     to.mkdir()
     check = Cancellation().raise_if_set
-    assert unpack(tmp_path / "a.zip", "inputs[0]", to, partial(_publish, to), tmp_path / "scratch", check) == 10
+    assert (
+        unpack(tmp_path / "a.zip", "inputs[0]", to, partial(_publish, to), tmp_path / "scratch", check, NO_LIMITS) == 10
+    )
 
 
 def test_a_large_zip_can_be_cancelled_while_it_is_unpacked(tmp_path: Path) -> None:
@@ -195,7 +216,57 @@ def test_a_large_zip_can_be_cancelled_while_it_is_unpacked(tmp_path: Path) -> No
         cancellation.raise_if_set()
 
     with pytest.raises(ClientLeft):
-        unpack(tmp_path / "a.zip", "inputs[0]", to, partial(_publish, to), scratch, check)
+        unpack(tmp_path / "a.zip", "inputs[0]", to, partial(_publish, to), scratch, check, NO_LIMITS)
     assert scratch.stat().st_size < 5 * COPY_BYTES
     assert list(to.iterdir()) == []
     cancellation.close()
+
+
+LARGE = 3 * 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    ("limits", "setting"),
+    [
+        (ArchiveLimits(2, 0, 0), "MODEL_SERVER_MAX_ARCHIVE_MB"),
+        (ArchiveLimits(0, 2, 0), "MODEL_SERVER_MAX_ARCHIVE_FILES"),
+        (ArchiveLimits(0, 0, 100), "MODEL_SERVER_MAX_ARCHIVE_RATIO"),
+    ],
+)
+def test_what_is_over_a_limit_is_refused_before_anything_is_written(
+    tmp_path: Path, limits: ArchiveLimits, setting: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = zipped("a", "b", "c", content=b"0" * (LARGE // 3))
+    with pytest.raises(ZipOverLimit) as caught:
+        unpacked(data, tmp_path, limits)
+    assert str(caught.value) == "Contents of zip file too large"
+    assert re.fullmatch(rf"inputs\[0\] is over {setting}=\d+", caplog.messages[-1])
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["a.zip"]
+
+
+def test_what_is_just_within_the_limits_is_unpacked(tmp_path: Path) -> None:
+    data = zipped("a", "b", "c", content=b"0" * (LARGE // 3))
+    limits = ArchiveLimits(3, 3, LARGE // len(data) + 1)
+    assert unpacked(data, tmp_path, limits) == ["a", "b", "c"]
+
+
+def test_no_more_of_an_index_is_kept_in_memory_than_the_limit(tmp_path: Path) -> None:
+    small, large = (zipped(*map(str, range(number)), method=zipfile.ZIP_STORED, content=b"") for number in (10, 30_000))
+    limits = ArchiveLimits(0, 5, 0)
+    peaks = []
+    for data in (small, large):
+        tracemalloc.start()
+        with pytest.raises(ZipOverLimit):
+            unpacked(data, tmp_path, limits)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 2 * len(large), "the index as it is, but no objects for its members"
+
+
+def test_what_the_disk_has_no_room_for_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    vast = bytearray(zipped(*map(str, range(10_000)), content=b"0"))
+    for entry in re.finditer(b"PK\x01\x02", bytes(vast)):
+        struct.pack_into("<I", vast, entry.start() + 24, 0xFFFFFFF0)  # its size, as the index has it: 40 TB in all
+    with pytest.raises(ZipTooLarge):
+        unpacked(bytes(vast), tmp_path)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["a.zip"]

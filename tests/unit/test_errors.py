@@ -21,6 +21,7 @@ CONTRACT = {
     "ZipPathsInvalid": "Zip file contains invalid paths",
     "ZipMethodUnsupported": "Zip file contains an unsupported compression method",
     "ZipTooLarge": "Contents of zip file too large",
+    "ZipOverLimit": "Contents of zip file too large",
     "CommandMissing": "The command defined by the containers ENTRYPOINT and CMD instructions does not exist",
     "CommandForbidden": "The user defined in the containers USER instruction does not have permission to execute the "
     "command defined by the containers ENTRYPOINT and CMD instructions",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from model_server.archive_limits import ArchiveLimits
 from model_server.cancellation import Cancellation
 from model_server.errors import (
     ClientLeft,
@@ -79,6 +80,9 @@ def test_a_folder_that_is_itself_a_link_takes_files(whole: Path, tmp_path: Path)
     assert (tmp_path / "real" / "a" / "b").read_text() == "whole"
 
 
+NO_LIMITS = ArchiveLimits(0, 0, 0)
+
+
 class HangingStorage(Storage):
     """Gets nothing before it is told to, as an S3 that hangs in the middle of a body."""
 
@@ -101,7 +105,7 @@ def test_a_cancelled_task_does_not_wait_for_a_download_that_hangs_which_then_pub
     leaving = threading.Thread(target=lambda: storage.reached.wait() and cancellation.cancel(ClientLeft()))
     leaving.start()
     with pytest.raises(ClientLeft):
-        stage_in(task, tmp_path, storage, cancellation, StagedIn())
+        stage_in(task, tmp_path, storage, cancellation, NO_LIMITS, StagedIn())
     assert not storage.released.is_set()
     leaving.join()
     cancellation.close()

@@ -1,0 +1,24 @@
+"""How much one archive may hold: an archive of a few bytes can be made that would fill any disk."""
+
+from dataclasses import dataclass
+
+MEGABYTE = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class ArchiveLimits:
+    """The most MiB when unpacked, the most files, and the most times its own size; 0 stands for no limit."""
+
+    megabytes: int
+    files: int
+    ratio: int
+
+    def excess(self, unpacked: int, files: int, packed: int) -> str | None:
+        """Return the setting that an archive of `packed` bytes is over, None if there is none."""
+        if self.files and files > self.files:
+            return f"MODEL_SERVER_MAX_ARCHIVE_FILES={self.files}"
+        if self.megabytes and unpacked > self.megabytes * MEGABYTE:
+            return f"MODEL_SERVER_MAX_ARCHIVE_MB={self.megabytes}"
+        if self.ratio and unpacked > self.ratio * packed:
+            return f"MODEL_SERVER_MAX_ARCHIVE_RATIO={self.ratio}"
+        return None
