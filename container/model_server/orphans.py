@@ -12,10 +12,9 @@ ORPHANS_SECONDS = 2.0
 def own_children() -> set[int]:
     """Return the pids of all our children, of whichever thread; the kernel gives orphans to the first one."""
     children: set[int] = set()
-    with suppress(OSError):  # a kernel without these files, or a thread that has ended
-        for thread in os.listdir("/proc/self/task"):
-            with open(f"/proc/self/task/{thread}/children") as file:
-                children.update(map(int, file.read().split()))
+    for thread in os.listdir("/proc/self/task"):
+        with suppress(OSError), open(f"/proc/self/task/{thread}/children") as file:  # the thread may have ended
+            children.update(map(int, file.read().split()))
     return children
 
 
