@@ -77,6 +77,7 @@ class Result(BaseModel):
     input_bytes: int
     output_bytes: int
     refused_outputs: list[RefusedOutput]
+    partial_outputs: int
 
     def failed_by(self, error: LongshoreError) -> Self:
         """Return the result as one of a task that ended with an error, which came up after the result was made."""
@@ -124,6 +125,7 @@ class Record:
     staged_in: StagedIn = field(default_factory=StagedIn)
     exit: Exit | None = None
     staged_out: StagedOut = field(default_factory=StagedOut)
+    partial_outputs: int = 0
     error: LongshoreError | None = None
 
     def result(self) -> Result:
@@ -157,6 +159,7 @@ class Record:
             refused_outputs=[
                 RefusedOutput(relative_path=path, reason=reason) for path, reason in self.staged_out.refused
             ],
+            partial_outputs=self.partial_outputs,
         )
 
 

@@ -22,6 +22,7 @@ from .folder import TaskFolder
 from .linked_input import InputFolder, leave_empty
 from .log_channel import LogChannels
 from .logs import logger, tell_user
+from .partial_outputs import save_partial_outputs
 from .process import Exit, Limits, run
 from .program import Program
 from .resident_channel import NOBODY, ResidentChannel
@@ -75,6 +76,8 @@ def run_task(
             stage_in(task, inputs, server.storage, cancellation, limits, record.staged_in)
             run_seconds = task.timeout.total_seconds() if task.timeout else server.default_timeout
             record.exit = run_process(task.pk, run_seconds, server, cancellation, on_group)
+            if isinstance(record.exit.error, Interrupted) and server.settings.save_partial:
+                record.partial_outputs = save_partial_outputs(task, server.output, server.storage)
             if record.exit.error:
                 raise record.exit.error
             stage_out(task, server.output, server.storage, record.staged_out)

@@ -219,6 +219,12 @@ class Settings(BaseModel):
         validation_alias=AliasChoices("ALGORITHM_AWS_CREDENTIALS"),
         description="Whether the algorithm is given the container's AWS credentials.",
     )
+    save_partial: bool = Field(
+        False,
+        validation_alias=AliasChoices("ALGORITHM_SAVE_PARTIAL"),
+        description="Whether what a task has written is uploaded below `<output_prefix>partial/` when a stop of the "
+        "container interrupts it.",
+    )
     clean_tmp: bool = Field(
         False,
         validation_alias=AliasChoices("ALGORITHM_CLEAN_TMP"),

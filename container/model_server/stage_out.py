@@ -47,7 +47,7 @@ def stage_out(task: Task, folder: TaskFolder, storage: Storage, staged: StagedOu
         raise OutputFolderGone from error
     try:
         found, staged.refused = entries_of(root)
-        transfers = {parts: storage.pool.submit(_upload, task, folder, root, parts, storage) for parts in found}
+        transfers = {parts: storage.pool.submit(upload, task, folder, root, parts, storage) for parts in found}
         wait(transfers.values(), return_when=FIRST_EXCEPTION)
         for transfer in transfers.values():
             transfer.cancel()  # does nothing unless one has failed
@@ -96,7 +96,7 @@ def entries_of(root: int) -> tuple[list[Parts], list[tuple[str, str]]]:
     return sorted(found, key="/".join), refused
 
 
-def _upload(task: Task, folder: TaskFolder, root: int, parts: Parts, storage: Storage) -> int | Refused | None:
+def upload(task: Task, folder: TaskFolder, root: int, parts: Parts, storage: Storage) -> int | Refused | None:
     """Upload one entry and return its size; None for a file that was there before us and is unchanged."""
     key = task.output_prefix + "/".join(parts)
     if len(key.encode(errors="surrogateescape")) > MAX_KEY_BYTES:

@@ -65,6 +65,7 @@ def test_a_result_has_the_keys_of_sagemaker_shim_in_order_and_then_ours(start: S
         "input_bytes",
         "output_bytes",
         "refused_outputs",
+        "partial_outputs",
     ]
     assert result["exec_duration"].startswith("PT")
     assert result["exec_duration"].endswith("S")

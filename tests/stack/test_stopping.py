@@ -3,12 +3,15 @@
 import os
 import signal
 import socket
+import threading
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
 from server import eventually, is_signed, serving
+
+from faulty_s3 import HELD_SECONDS, Exchange, FaultyS3
 
 if TYPE_CHECKING:
     from conftest import Bucket
@@ -137,3 +140,54 @@ def test_a_client_that_never_ends_its_request_does_not_hold_up_the_stop(s3_endpo
         started = time.monotonic()
         assert server.stop() == 0
         assert time.monotonic() - started < 4
+
+
+SAVES = """trap 'echo saved >"$ALGORITHM_OUTPUT_PATH/a/checkpoint"; exit 1' TERM
+mkdir "$ALGORITHM_OUTPUT_PATH/a"
+echo half >"$ALGORITHM_OUTPUT_PATH/half"
+"""
+
+
+@pytest.mark.parametrize("wished", ["true", "false"])
+def test_what_an_interrupted_task_has_written_is_saved_apart_if_that_is_wished(
+    s3_endpoint: str, bucket: "Bucket", wished: str
+) -> None:
+    with serving(s3_endpoint, ALGORITHM_SAVE_PARTIAL=wished) as server:
+        posted = server.post_blocking(bucket, "cut", SAVES)
+        os.kill(server.pid, signal.SIGTERM)
+        assert posted.answer().status == 503
+        assert server.ended() == 0
+        saved = {"/out/cut/partial/a/checkpoint": b"saved\n", "/out/cut/partial/half": b"half\n"}
+        saved = saved if wished == "true" else {}
+        result = bucket.result("/out/cut")
+        assert (result["error"]["code"], result["outputs"]) == ("interrupted", [])
+        assert result["partial_outputs"] == len(saved)
+        keys = bucket.keys()
+        assert {key: bucket.get(key) for key in keys if key.startswith("/out/cut/partial/")} == saved
+
+
+class Hanging:
+    """Does nothing until the test is over, and hangs up then."""
+
+    def __init__(self) -> None:
+        self.over = threading.Event()
+
+    def apply(self, exchange: Exchange) -> None:
+        self.over.wait(HELD_SECONDS)
+        exchange.hang_up()
+
+
+def test_an_s3_that_hangs_while_they_are_saved_does_not_hold_up_the_stop(s3: FaultyS3, bucket: "Bucket") -> None:
+    hanging = Hanging()
+    s3.fault("PUT", "/out/cut/partial/half", hanging, times=None)
+    expected = "^Of 2 files that the interrupted task wrote 1 are saved$|was sent SIG"
+    with serving(s3.endpoint, warnings=expected, ALGORITHM_SAVE_PARTIAL="true") as server:
+        posted = server.post_blocking(bucket, "cut", SAVES)
+        started = time.monotonic()
+        os.kill(server.pid, signal.SIGTERM)
+        assert posted.answer().status == 503
+        assert server.ended() == 0
+        assert time.monotonic() - started < 28
+        assert bucket.result("/out/cut")["partial_outputs"] == 1
+        assert bucket.get("/out/cut/partial/a/checkpoint") == b"saved\n"
+        hanging.over.set()

@@ -19,7 +19,17 @@ LAYERS = [
     + ["loopback_call", "resident_channel", "exit_note", "stray_outputs", "shares", "training_environment"]
     + ["program_check", "run_folder", "archive", "callers"],
     ["children", "directories", "linked_input", "process", "stage_in", "stage_out", "tarball", "folder_links"],
-    ["payload", "payload_answer", "result", "nginx", "task_list", "algorithm_server", "passthrough", "image_check"],
+    [
+        "payload",
+        "payload_answer",
+        "partial_outputs",
+        "result",
+        "nginx",
+        "task_list",
+        "algorithm_server",
+        "passthrough",
+        "image_check",
+    ],
     ["lost_tasks", "payload_http", "resident", "runner", "set_up", "plain_job"],
     ["sending"],
     ["payload_run"],

@@ -37,6 +37,7 @@ OUR_KEYS = [
     "input_bytes",
     "output_bytes",
     "refused_outputs",
+    "partial_outputs",
 ]
 TASK = Task(pk="1-ü", inputs=[], output_bucket_name="bucket", output_prefix="/io/1")
 
