@@ -145,6 +145,20 @@ def test_a_task_runs_in_a_restricted_container(
     run_a_task(base_image, bucket, [*s3_options, *ECHOES, *options])
 
 
+def test_memory_that_runs_out_ends_the_algorithm_and_not_the_server(
+    base_image: str, bucket: "Bucket", s3_options: list[str]
+) -> None:
+    bucket.put("little", "")
+    limits = ["--memory", "256m", "--memory-swap", "256m", "--env", "MODEL_SERVER_WORKERS=1"]
+    eats_memory = ["--env", "ALGORITHM_ENTRYPOINT=test -e /input/little || head --bytes 1G /dev/zero | tail"]
+    with serving(base_image, [*s3_options, *limits, *eats_memory]) as container:
+        result = container.post(bucket.task("much")).json()
+        assert (result["return_code"], result["error"]["code"]) == (137, "algorithm_failed"), container.log()
+        assert "memory" in result["error"]["message"]
+        container.run(bucket.task("little", [bucket.item("little", "little")]))
+        assert container.stop() == 0, container.log()
+
+
 def test_ping_is_answered_without_a_network(base_image: str) -> None:
     asks = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:8080/ping', timeout=5).status)"
     with running(base_image, "serve", options=[*ECHOES, "--network", "none"]) as container:

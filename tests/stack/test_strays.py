@@ -53,8 +53,7 @@ def test_a_daemon_that_outlives_a_time_limit_is_ended_too(server: Server, bucket
 def test_orphans_that_end_meanwhile_do_not_pile_up(server: Server, bucket: "Bucket") -> None:
     script = "for i in 1 2 3 4 5 6 7 8 9; do sh -c 'sleep 0.01 & exit'; done\n"
     posted = server.post_blocking(bucket, "orphans", script)
-    zombies = lambda: [process for process in server.tree() if process.state == "Z"]  # noqa: E731
-    eventually(lambda: not zombies(), "an end of all zombies")
+    eventually(lambda: not any(process.state == "Z" for process in server.tree()), "an end of all zombies")
     server.go()
     assert posted.answer().json()["return_code"] == 0
     server.clear_board()
