@@ -11,7 +11,7 @@ import click
 
 from .errors import SettingsInvalid, StartFailed
 from .lost_tasks import COMMAND as STORE_LOST_RESULTS
-from .lost_tasks import store_lost_results
+from .lost_tasks import report
 from .prctl import forbid_new_privileges, hide_memory
 from .settings import Settings, ml_path_of
 from .usage import USAGE, is_processing_job
@@ -149,7 +149,7 @@ def process(settings: Settings, arguments: list[str]) -> int:
 def store_lost() -> None:
     """Store a failed result for each task on stdin; started by PID 1 when a worker was lost."""
     hide_memory()  # before any secret is in it
-    sys.exit(0 if store_lost_results(sys.stdin.read()) else 1)
+    sys.exit(0 if report(sys.stdin.read()) else 1)
 
 
 @main.command(hidden=True)

@@ -3,9 +3,10 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from .errors import Interrupted, ResultNotStored, ServerError, WorkerLost
 from .ledger import AcceptedTask
@@ -35,13 +36,17 @@ def reporter_input(tasks: Iterable[AcceptedTask], reason: type[ServerError], set
     return descriptor
 
 
-def store_lost_results(text: str) -> bool:
+def report(text: str) -> bool:
+    """Be the reporter: take the environment over from `reporter_input`, store the results, and say whether all are."""
+    told = json.loads(text)
+    return store_lost_results(told, begin_with(told["environment"]))
+
+
+def store_lost_results(told: Mapping[str, Any], settings: Settings) -> bool:
     """Store a failed result for each task in what `reporter_input` wrote, and say whether all of them are stored.
 
     The log is not set up here: what is logged goes to stderr as plain lines, and PID 1 makes records of them.
     """
-    told = json.loads(text)
-    settings = begin_with(told["environment"])
     storage = Storage.from_settings(settings)
     all_stored = True
     for entry in told["tasks"]:

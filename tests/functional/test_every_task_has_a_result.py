@@ -207,7 +207,7 @@ def test_a_lost_task_whose_result_cannot_be_stored_does_not_cost_those_of_others
     tasks = [bucket.task("bad", output_bucket_name="no-such-bucket"), bucket.task("good")]
     told = {"reason": "worker_lost", "tasks": [{name: task[name] for name in ACCEPTED} for task in tasks]}
     settings = Settings.from_env({"AWS_S3_ENDPOINT_URL": bucket.endpoint, "MODEL_SERVER_SIGNING_KEY_HEX": KEY.hex()})
-    assert store_lost_results(json.dumps(told), settings) is False
+    assert store_lost_results(told, settings) is False
     assert signed_result(bucket, tasks[1])["error"]["code"] == "worker_lost"
     sentence = "worker_lost: The server process that ran the task ended unexpectedly"
     assert [record.getMessage() for record in caplog.records if "ended with" in record.getMessage()] == [
@@ -215,7 +215,7 @@ def test_a_lost_task_whose_result_cannot_be_stored_does_not_cost_those_of_others
         f"Task good ended with return code 1 ({sentence})",
     ]
     told["tasks"] = told["tasks"][1:]
-    assert store_lost_results(json.dumps(told), settings) is True
+    assert store_lost_results(told, settings) is True
 
 
 def test_an_output_bucket_that_is_not_there_is_a_503(start: Start, bucket: Bucket) -> None:
