@@ -85,6 +85,13 @@ def signal_socket() -> socket.socket:
     return reader
 
 
+def is_running(pid: int) -> bool:
+    """Say whether a child of ours has not ended, without reaping it."""
+    with suppress(ChildProcessError):  # it was reaped
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    return False
+
+
 def reap() -> list[tuple[int, int]]:
     """Return the pids and exit codes of all children that have ended; -n stands for signal n."""
     ended: list[tuple[int, int]] = []

@@ -68,7 +68,7 @@ class Leftovers:
         """Have the log say how much was left in each folder, and remove it if that is wished."""
         for path, before in self._before.items():
             with _opened(path) as folder:
-                left = set(os.listdir(folder)) - before if folder is not None else set()
+                left = (_names(path) or set()) - before
                 if left:
                     logger.info("The task left %d entries in %s%s", len(left), path, ", removed" if remove_all else "")
                 if left and remove_all and folder is not None:

@@ -26,7 +26,7 @@ def reap_orphans(but: Collection[int]) -> None:
 
 
 def end_orphans(but: Collection[int] = ()) -> int:
-    """End all our children but some, and return how many there were that ran.
+    """End all our children but some, and return how many ended of those that ran.
 
     Those that we adopted are what a task left outside its process group. None is reaped by anyone but us, so none is
     another process by now.
@@ -41,4 +41,4 @@ def end_orphans(but: Collection[int] = ()) -> int:
         ended |= orphans
         reap_orphans(but)
         time.sleep(0.001)
-    return len(ended)
+    return len(ended - own_children())

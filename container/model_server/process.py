@@ -71,6 +71,7 @@ def run(
             code, stop_reason, peak = _Run(process, output, limits, cancellation, others).watch()
         except BaseException:
             end_group(process.pid)
+            end_orphans(but=others)
             raise
     return Exit(
         error=stop_reason or (AlgorithmFailed(code) if code else None),

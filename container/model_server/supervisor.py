@@ -16,7 +16,7 @@ from functools import partial
 
 from . import lost_tasks, nginx
 from .algorithm_server import Resident
-from .children import STOP_SIGNALS, Child, reap, signal_socket, start
+from .children import STOP_SIGNALS, Child, is_running, reap, signal_socket, start
 from .command import algorithm_command
 from .directories import PostClean, make_writable
 from .errors import Interrupted, StartFailed, WorkerLost
@@ -246,7 +246,7 @@ class Supervisor:
         for slot in self._scoreboard.slots:
             if slot.worker == worker and slot.group:
                 end_group(slot.group)
-                if self._gunicorn and self._gunicorn.pid in self._children:  # else its other workers are orphans too
+                if self._gunicorn and is_running(self._gunicorn.pid):  # else its other workers are orphans too
                     end_orphans(but=self._children)
         tasks = self._ledger.unfinished(worker)
         if tasks:

@@ -39,7 +39,9 @@ def test_a_daemon_is_ended_with_its_task(server: Server, bucket: "Bucket", leave
 
 
 def test_the_log_says_what_was_left(server: Server, bucket: "Bucket") -> None:
-    server.run(server.task(bucket, "leaves", "setsid sleep 60 & setsid sleep 60 & sleep 0.2"))
+    daemon = 'setsid sh -c \'touch "$BOARD/{0}"; exec sleep 60\' & until [ -e "$BOARD/{0}" ]; do sleep 0.01; done\n'
+    server.run(server.task(bucket, "leaves", daemon.format("one") + daemon.format("two")))
+    server.clear_board()
     assert LEFT.format(2) in server.own_lines("stdout")
 
 

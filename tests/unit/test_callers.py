@@ -4,9 +4,11 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
+from model_server import callers
 from model_server.callers import Caller, Doorkeeper, is_local, owner_of
 from model_server.errors import CallerForbidden
 
@@ -63,6 +65,15 @@ def test_all_addresses_of_this_machine_are_local() -> None:
     for address in ("127.0.0.1", "127.9.9.9", own):
         assert is_local(Caller(address, 40000, "10.0.0.1", 8080))
     assert is_local(Caller("10.0.0.1", 40000, "10.0.0.1", 8080)), "whatever the tables say"
+
+
+def test_where_the_kernel_does_not_tell_its_addresses_a_caller_from_outside_is_admitted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(callers, "ROUTES", Path("/proc/net/no-such-table"))
+    Doorkeeper(12345).admit(Caller(ELSEWHERE, 40000, "172.17.0.2", 8080))
+    with pytest.raises(CallerForbidden):
+        Doorkeeper(12345).admit(Caller("172.17.0.2", 40000, "172.17.0.2", 8080))
 
 
 def test_the_servers_own_user_is_nobody_in_particular() -> None:
