@@ -157,11 +157,12 @@ def is_own(address: str) -> bool:
 
 
 def docker(*arguments: str) -> str:
-    """Run one of Docker's commands and return what it prints; a signal to this script does not reach it."""
+    """Run one of Docker's commands and return what it prints; a signal to this script ends it only as it starts."""
     command = ["docker", *arguments]
     ended = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, text=True, process_group=0, check=False
     )
     if ended.returncode != 0:
+        end_if_asked()
         raise Failure(f"docker {arguments[0]} failed: {ended.stderr.strip()}")
     return ended.stdout

@@ -482,9 +482,11 @@ def test_a_task_ends_with_its_client_also_while_the_program_starts_again(bucket:
     with serving_resident(bucket, warnings=RESTARTED) as server:
         calls = health_calls(server)
         say_on_health(server, "503")
-        running = server.post_blocking(bucket, "slow", timeout=2)
-        waiting = [server.post(server.task(bucket, pk, 'touch "$BOARD/ran"')) for pk in ("left", "cut")]
-        server.await_requests(3)
+        running = server.post_blocking(bucket, "slow", timeout=5)
+        waiting = []
+        for pk in ("left", "cut"):  # one after the other: they are run in the order in which they came
+            waiting.append(server.post(server.task(bucket, pk, 'touch "$BOARD/ran"')))
+            server.await_requests(1 + len(waiting))
         assert running.answer().status == 200
         eventually(lambda: health_calls(server) > calls, "a call of the new program's /health")
         waiting[0].leave()
