@@ -328,7 +328,7 @@ class Settings(BaseModel):
         2_000,
         ge=0,
         validation_alias=AliasChoices("MODEL_SERVER_MAX_ARCHIVE_RATIO"),
-        description="The most that it may hold as a multiple of its own size; 0 is no limit.",
+        description="The most that it may hold as a multiple of its own size, if that is over 1 GiB; 0 is no limit.",
     )
     output_kms_key_id: str | None = Field(
         None,

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from model_server import archive_limits
 from model_server.archive import COPY_BYTES, unpack
 from model_server.archive_limits import ArchiveLimits
 from model_server.cancellation import Cancellation
@@ -234,14 +235,25 @@ LARGE = 3 * 1024 * 1024
     ],
 )
 def test_what_is_over_a_limit_is_refused_before_anything_is_written(
-    tmp_path: Path, limits: ArchiveLimits, setting: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    limits: ArchiveLimits,
+    setting: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(archive_limits, "RATIO_FROM_BYTES", LARGE // 2)
     data = zipped("a", "b", "c", content=b"0" * (LARGE // 3))
     with pytest.raises(ZipOverLimit) as caught:
         unpacked(data, tmp_path, limits)
     assert str(caught.value) == "Contents of zip file too large"
     assert re.fullmatch(rf"inputs\[0\] is over {setting}=\d+", caplog.messages[-1])
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["a.zip"]
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_small_file_of_zeros_is_unpacked_whatever_its_ratio(tmp_path: Path, method: int) -> None:
+    data = zipped("mask.raw", method=method, content=bytes(LARGE))
+    assert unpacked(data, tmp_path, ArchiveLimits(0, 0, 10)) == ["mask.raw"]
 
 
 def test_what_is_just_within_the_limits_is_unpacked(tmp_path: Path) -> None:
