@@ -6,6 +6,7 @@ answered with what came out, and a run of it that failed with 422.
 """
 
 import json
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -30,7 +31,8 @@ from model_server.runner import Outcome, Server, run_task
 from model_server.scoreboard import Scoreboard
 from model_server.sending import Sending
 from model_server.slot import Slot, Slots
-from model_server.task import Task, parse_body
+from model_server.task import Task
+from model_server.task_body import read_tasks
 
 LINES_TYPES = ("application/jsonlines", "application/x-jsonlines", "application/x-ndjson")
 JSON_PAYLOAD = "application/vnd.longshore.payload+json"
@@ -58,8 +60,14 @@ class Predictor:
         self._slots = Slots(folder.locks, scoreboard)
         self._sending = Sending(folder.bodies)
         self._ledger = ledger
+        self._reading = threading.Lock()
         self._running: set[Cancellation] = set()
         self._stopping = False
+
+    def read(self, body: Body, announced_bytes: int | None, lines: bool) -> tuple[list[Task], bool]:
+        """Return what `read_tasks` does, one body at a time: until its turn comes, a body lies in nginx's file."""
+        with self._reading:
+            return read_tasks(body, announced_bytes, lines)
 
     def run(self, tasks: list[Task], arrived: float) -> list[Outcome]:
         """Run tasks one after another in one slot, for as long as the client of this request stays."""
@@ -159,7 +167,7 @@ def create_app(predictor: Predictor) -> Flask:
             raise errors.NotReady
         if _is_payload(settings.payloads):
             return _payload_answer(predictor.run_payload(payload_of(request, _body()), quality_of(request), arrived))
-        tasks, as_lines = parse_body(request.get_data(), lines=request.mimetype in LINES_TYPES)
+        tasks, as_lines = predictor.read(_body(), request.content_length, request.mimetype in LINES_TYPES)
         return _answer(predictor.run(tasks, arrived), as_lines)
 
     @app.after_request

@@ -94,6 +94,16 @@ class BodyTooLarge(RequestError):
     sentence = "The request body is too large"
 
 
+class TasksTooLarge(RequestError):
+    code = "tasks_too_large"
+    http_status = 413
+    hint = (
+        "The tasks of one body may have 25 MiB and 200,000 values: send them in parts. A file for the program has a "
+        "content type of its own: see ALGORITHM_PAYLOADS."
+    )
+    sentence = "The tasks in the request body are too large"
+
+
 class ContentTypeUnsupported(RequestError):
     """Says it under `detail` in the drop-in's words, which takes such a body as text that is no task."""
 

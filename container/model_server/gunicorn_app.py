@@ -20,6 +20,7 @@ from gunicorn.workers.base import Worker
 from predictor import Predictor
 
 from .folder import TaskFolder
+from .heap import give_back_what_is_large
 from .ledger import Ledger
 from .linked_input import InputFolder
 from .log_channel import LogChannels
@@ -138,6 +139,7 @@ class ModelServer(Application):
 def run_gunicorn(inherited: Inherited) -> None:
     """Run gunicorn's arbiter to its end, in the process that was forked for it."""
     faulthandler.enable()
+    give_back_what_is_large()
     inherited.channels.close_readers()
     if inherited.resident:
         inherited.resident.close_keeper()

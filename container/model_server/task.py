@@ -4,19 +4,27 @@ Where the two differ (`timeout` is optional and positive; `pk` and `relative_pat
 difference is on purpose: an unchecked path writes anywhere.
 """
 
-import json
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
+from pydantic_core import PydanticCustomError
 
-from .errors import NO_TASK, BodyUnreadable, TaskInvalid
+from .errors import NO_TASK
+from .faults import Faults, Location
 
 BUCKET_NAME = re.compile(r"[a-zA-Z0-9.\-_]{1,255}")
 ACCESS_POINT = re.compile(
@@ -34,9 +42,8 @@ SPLITTING = ("Cc", "Zl", "Zp")  # Unicode's control characters and line breaks, 
 RESULT_NAME = ".sagemaker_shim/inference_result.json"
 MAX_PREFIX_BYTES = 1024 - len(RESULT_NAME)  # S3's longest key, less room for the result's name
 MAX_SIZE = 2**60
-MAX_FAULTS = 100
-MAX_FAULT_BYTES = 500
-"""Together they keep the body of a 422 under 64 KiB."""
+INPUTS_AT_A_TIME = 100
+FAULTS_WITHIN = "faults_within"
 
 
 def _bucket_name(name: str) -> str:
@@ -108,8 +115,6 @@ def _time_limit(limit: timedelta) -> timedelta:
     return limit
 
 
-Location = tuple[str | int, ...]
-Fault = dict[str, Any]
 BucketName = Annotated[str, AfterValidator(_bucket_name)]
 
 
@@ -130,27 +135,53 @@ class Input(Strict):
     size: Annotated[float | None, BeforeValidator(_size)] = None
 
 
+def _checked_in_parts(values: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    """Check some inputs at a time, since pydantic keeps all the faults of what it checks at once."""
+    if not isinstance(values, list):
+        return check(values)
+    inputs: list[Input] = []
+    faults = Faults()
+    for start in range(0, len(values), INPUTS_AT_A_TIME):
+        try:
+            checked = check(values[start : start + INPUTS_AT_A_TIME])
+        except ValidationError as error:
+            for detail in error.errors(include_url=False, include_input=False, include_context=False):
+                index, *field = detail["loc"]
+                faults.add(detail["type"], (start + int(index), *field), detail["msg"])
+            inputs.clear()
+        else:
+            inputs += [] if faults else checked
+    _raise_within(faults)
+    return inputs
+
+
 def _paths_are_free(inputs: list[Input]) -> list[Input]:
     """Refuse two inputs on one path, and a file where another needs a folder; a zip's own path is no file."""
-    places: dict[Path, int] = {}
-    faults: list[tuple[int, str]] = []
+    places: dict[str, int] = {}
+    faults = Faults()
     for index, item in enumerate(inputs):
-        if (other := places.setdefault(item.relative_path, index)) != index:
-            faults.append((index, f"is the path of inputs[{other}] too"))
+        if (other := places.setdefault(str(item.relative_path), index)) != index:
+            faults.add("path_taken", (index, "relative_path"), f"is the path of inputs[{other}] too")
     for index, item in enumerate(inputs):
-        for folder in item.relative_path.parents:
+        folder = str(item.relative_path)
+        while folder := folder.rpartition("/")[0]:
             if folder in places and not inputs[places[folder]].decompress:
-                faults.append((index, f"lies under inputs[{places[folder]}], which is a file"))
-    if faults:
-        raise PydanticCustomError("path_taken", "Two inputs need one path", {"faults": faults})
+                message = f"lies under inputs[{places[folder]}], which is a file"
+                faults.add("path_taken", (index, "relative_path"), message)
+    _raise_within(faults)
     return inputs
+
+
+def _raise_within(faults: Faults) -> None:
+    if faults:
+        raise PydanticCustomError(FAULTS_WITHIN, "The inputs are not valid", {"faults": faults})
 
 
 class Task(Strict):
     """What to stage, where to put what comes out, and how long the run may take."""
 
     pk: Annotated[str, AfterValidator(_pk)]
-    inputs: Annotated[list[Input], AfterValidator(_paths_are_free)]
+    inputs: Annotated[list[Input], WrapValidator(_checked_in_parts), AfterValidator(_paths_are_free)]
     output_bucket_name: BucketName
     output_prefix: Annotated[str, AfterValidator(_prefix)]
     timeout: Annotated[timedelta, AfterValidator(_time_limit)] | None = None
@@ -162,94 +193,26 @@ class Task(Strict):
 
 def parse_tasks(values: Iterable[Any], root: str = "body") -> list[Task]:
     """Return the tasks in decoded JSON values; the faults of all of them are named in one TaskInvalid."""
-    return _collect((partial(_parse, value, (root, index)) for index, value in enumerate(values)))
+    faults = Faults()
+    tasks = [parse_task(value, (root, index), faults) for index, value in enumerate(values)]
+    faults.raise_if_any()
+    return [task for task in tasks if task]
 
 
-def parse_body(body: bytes, lines: bool) -> tuple[list[Task], bool]:
-    """Return the tasks of a request body, and whether they came one a line.
-
-    `lines` says that the content type promises lines; a JSON body of several objects, one a line, is taken too.
-    """
-    try:
-        text = body.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise BodyUnreadable from None
-    if not (text.strip() if lines else text):
-        raise TaskInvalid([_fault("missing", ("body",), "Field required")])
-    if not lines and not _looks_like_lines(text):
-        return _collect([partial(_parse_line, text, ("body",))]), False
-    rows = (row for row in text.split("\n") if row.strip())
-    return _collect(partial(_parse_line, row, ("body", index)) for index, row in enumerate(rows)), True
-
-
-def _looks_like_lines(text: str) -> bool:
-    """Say whether the first line is a JSON object of its own and another line follows it."""
-    first, _, rest = text.strip().partition("\n")
-    try:
-        return bool(rest) and isinstance(json.loads(first), dict)
-    except (ValueError, RecursionError):
-        return False
-
-
-def _collect(parsers: Iterable[Callable[[], Task]]) -> list[Task]:
-    tasks: list[Task] = []
-    faults: list[Fault] = []
-    for parse in parsers:
-        try:
-            tasks.append(parse())
-        except TaskInvalid as error:
-            faults += error.faults
-    if faults:
-        raise TaskInvalid(_bounded(faults))
-    return tasks
-
-
-def _parse_line(row: str, where: Location) -> Task:
-    return _parse(_decode(row, where), where)
-
-
-def _decode(text: str, where: Location) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        position, reason = error.pos, error.msg
-    except (ValueError, RecursionError):  # a number of thousands of digits; brackets nested by the thousand
-        position, reason = 0, "Not readable"
-    raise TaskInvalid([_fault("json_invalid", (*where, position), "JSON decode error", reason)])
-
-
-def _parse(value: Any, where: Location) -> Task:
+def parse_task(value: Any, where: Location, faults: Faults) -> Task | None:
+    """Return the task in a decoded JSON value, or None after adding its faults to those of all."""
     if value is None:
-        raise TaskInvalid([_fault("missing", where, "Field required")])
-    if not isinstance(value, dict):
-        raise TaskInvalid([_fault("model_attributes_type", where, NO_TASK)])
-    try:
-        return Task.model_validate(value, from_attributes=True)  # or pydantic has other words for what is no object
-    except ValidationError as error:
-        details = error.errors(include_url=False, include_input=False)
-    raise TaskInvalid([fault for detail in details for fault in _from_pydantic(detail, where)])
-
-
-def _from_pydantic(detail: ErrorDetails, where: Location) -> list[Fault]:
-    if detail["type"] != "path_taken":
-        return [_fault(detail["type"], (*where, *detail["loc"]), detail["msg"])]
-    return [
-        _fault("path_taken", (*where, *detail["loc"], index, "relative_path"), message)
-        for index, message in detail["ctx"]["faults"]
-    ]
-
-
-def _fault(kind: str, where: Location, message: str, reason: str | None = None) -> Fault:
-    """Make one entry of `detail`, in the shape that FastAPI gives it, without the input."""
-    fault: Fault = {"type": kind, "loc": list(where), "msg": message[:MAX_FAULT_BYTES]}
-    if reason is not None:
-        fault["ctx"] = {"error": reason}
-    return fault
-
-
-def _bounded(faults: list[Fault]) -> list[Fault]:
-    """Keep the first faults and count the others."""
-    if len(faults) <= MAX_FAULTS:
-        return faults
-    more = len(faults) - MAX_FAULTS
-    return [*faults[:MAX_FAULTS], _fault("too_many_faults", ("body",), f"{more} more faults are not listed")]
+        faults.add("missing", where, "Field required")
+    elif not isinstance(value, dict):
+        faults.add("model_attributes_type", where, NO_TASK)
+    else:
+        try:
+            return Task.model_validate(value, from_attributes=True)  # or pydantic has other words for what is no object
+        except ValidationError as error:
+            for detail in error.errors(include_url=False, include_input=False):
+                place = (*where, *detail["loc"])
+                if detail["type"] == FAULTS_WITHIN:
+                    faults.add_all(detail["ctx"]["faults"], place)
+                else:
+                    faults.add(detail["type"], place, detail["msg"])
+    return None

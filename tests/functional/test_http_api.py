@@ -134,17 +134,25 @@ def test_json_by_any_name_and_no_content_type_are_taken(start: Start, bucket: Bu
     assert start("does_nothing").post(bucket.task(), content_type=kind).status_code == 200
 
 
-def test_a_body_beyond_the_limit_is_413(start: Start, bucket: Bucket) -> None:
-    rig = start("does_nothing")
-    for size, status in ((110 * 1024 * 1024, 422), (110 * 1024 * 1024 + 1, 413)):
-        answer = rig.app.test_client().post(
-            "/invocations",
-            input_stream=io.BytesIO(b"{"),  # the length decides, before anything is read
-            content_type="application/json",
-            environ_overrides={"CONTENT_LENGTH": str(size), "wsgi.input_terminated": False},
-        )
-        assert (answer.status_code, answer.content_type) == (status, "application/json")
-    assert answer.json["error"]["code"] == "body_too_large"
+@pytest.mark.parametrize(
+    ("kind", "size", "status", "code"),
+    [
+        ("application/json", 25 * 2**20, 400, "body_unreadable"),  # as it ends before that
+        ("application/json", 25 * 2**20 + 1, 413, "tasks_too_large"),
+        ("text/csv", 110 * 2**20, 503, "client_left"),  # likewise
+        ("text/csv", 110 * 2**20 + 1, 413, "body_too_large"),
+    ],
+)
+def test_a_body_beyond_the_limit_is_413(start: Start, kind: str, size: int, status: int, code: str) -> None:
+    rig = start("does_nothing", env={"ALGORITHM_PAYLOADS": "true"})
+    answer = rig.app.test_client().post(
+        "/invocations",
+        input_stream=io.BytesIO(b"{"),  # the length decides, before anything is read
+        content_type=kind,
+        environ_overrides={"CONTENT_LENGTH": str(size), "wsgi.input_terminated": False},
+    )
+    assert (answer.status_code, answer.content_type) == (status, "application/json")
+    assert answer.json["error"]["code"] == code
 
 
 def test_a_body_that_is_no_text_is_400(start: Start) -> None:

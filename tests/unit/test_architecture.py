@@ -12,8 +12,8 @@ CONTAINER = Path(__file__).parents[2] / "container"
 LAYERS = [
     ["model_server"],
     ["errors", "cpus", "line_encoder", "log_channel", "peak_memory", "processes", "progress", "s3_uri", "held_signals"]
-    + ["usage", "media_types", "prctl", "memory_order", "orphans", "archive_limits"],
-    ["scoreboard", "setting_types", "user", "job_config"],
+    + ["usage", "media_types", "prctl", "memory_order", "heap", "orphans", "archive_limits"],
+    ["scoreboard", "setting_types", "user", "job_config", "faults"],
     ["settings", "task", "beneath", "cancellation", "logs", "slot", "untar"],
     ["command", "program", "folder", "client", "admission", "storage", "process_output", "ledger", "algorithm_output"]
     + ["loopback_call", "resident_channel", "exit_note", "stray_outputs", "shares", "training_environment"]
@@ -30,7 +30,7 @@ LAYERS = [
         "passthrough",
         "image_check",
     ],
-    ["lost_tasks", "payload_http", "resident", "runner", "set_up", "plain_job"],
+    ["lost_tasks", "task_body", "payload_http", "resident", "runner", "set_up", "plain_job"],
     ["sending"],
     ["payload_run"],
     ["batch", "predictor", "training_job", "processing_job"],

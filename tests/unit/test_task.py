@@ -5,20 +5,11 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
-from model_server.errors import BodyUnreadable, TaskInvalid
-from model_server.task import Task, parse_body, parse_tasks
+from model_server.errors import TaskInvalid
+from model_server.task import Task
 
-LARGEST_BODY = 64 * 1024
-ITEM = {"relative_path": "a/b.txt", "bucket_name": "bucket", "bucket_key": "key"}
-TASK = {"pk": "1", "inputs": [ITEM], "output_bucket_name": "bucket", "output_prefix": "out/", "timeout": "PT1M"}
-MISSING = object()
-
-
-def task(**more: Any) -> dict[str, Any]:
-    return {name: value for name, value in (TASK | more).items() if value is not MISSING}
+from .task_samples import ITEM, MISSING, TASK, read, task
 
 
 def item(**more: Any) -> dict[str, Any]:
@@ -26,7 +17,7 @@ def item(**more: Any) -> dict[str, Any]:
 
 
 def parse(value: Any) -> Task:
-    ((parsed,), as_lines) = parse_body(json.dumps(value).encode(), lines=False)
+    ((parsed,), as_lines) = read(json.dumps(value).encode(), lines=False)
     assert not as_lines
     return parsed
 
@@ -295,155 +286,3 @@ def test_two_inputs_that_need_one_path_are_refused(paths: list[str], zips: tuple
 )
 def test_inputs_beside_each_other_are_fine(paths: list[str], zips: tuple[int, ...]) -> None:
     assert len(parse(colliding(*paths, zips=zips)).inputs) == len(paths)
-
-
-# -- bodies
-
-
-def lines(*values: Any, end: str = "\n") -> bytes:
-    return end.join(json.dumps(value) for value in values).encode()
-
-
-@pytest.mark.parametrize("end", ["\n", "\r\n", "\n\n", "\n \t\n"])
-@pytest.mark.parametrize("promised", [True, False])
-def test_several_lines_are_several_tasks_in_their_order(end: str, promised: bool) -> None:
-    body = lines(task(pk="1"), task(pk="2"), task(pk="3"), end=end) + end.encode()
-    tasks, as_lines = parse_body(body, lines=promised)
-    assert ([parsed.pk for parsed in tasks], as_lines) == (["1", "2", "3"], True)
-
-
-def test_one_line_that_was_promised_as_lines_is_answered_as_lines() -> None:
-    assert parse_body(lines(TASK), lines=True)[1] is True
-    assert parse_body(lines(TASK) + b"\n", lines=False)[1] is False
-
-
-def test_one_task_may_be_written_over_several_lines() -> None:
-    (parsed,), as_lines = parse_body(json.dumps(TASK, indent=2).encode(), lines=False)
-    assert (parsed.pk, as_lines) == ("1", False)
-
-
-def test_the_fault_of_a_line_is_named_by_its_line() -> None:
-    with pytest.raises(TaskInvalid) as caught:
-        parse_body(lines(task(pk="1"), task(pk=MISSING), task(timeout=0)) + b"\nnot json", lines=True)
-    assert [fault["loc"] for fault in caught.value.faults] == [
-        ["body", 1, "pk"],
-        ["body", 2, "timeout"],
-        ["body", 3, 0],
-    ]
-
-
-def test_a_list_of_tasks_names_the_fault_by_its_place() -> None:
-    with pytest.raises(TaskInvalid) as caught:
-        parse_tasks([TASK, 5, task(pk=MISSING)], root="tasks")
-    assert [fault["loc"] for fault in caught.value.faults] == [["tasks", 1], ["tasks", 2, "pk"]]
-    assert [parsed.pk for parsed in parse_tasks([TASK, task(pk="2")])] == ["1", "2"]
-
-
-@pytest.mark.parametrize(
-    ("body", "kind", "loc"),
-    [
-        (b"", "missing", ["body"]),
-        (b" \n\t ", "json_invalid", ["body", 4]),
-        (b"[]", "model_attributes_type", ["body"]),
-        (b'"x"', "model_attributes_type", ["body"]),
-        (b"7", "model_attributes_type", ["body"]),
-        (b'{"pk":', "json_invalid", ["body", 6]),
-        (b"{'pk': 1}", "json_invalid", ["body", 1]),
-        (b'{"pk": ' + b"1" * 5000 + b"}", "json_invalid", ["body", 0]),
-        (b"[" * 200_000, "json_invalid", ["body", 0]),
-        (b'{"a":' * 100_000, "json_invalid", ["body", 0]),
-    ],
-)
-def test_a_body_that_is_no_task_says_what_it_is(body: bytes, kind: str, loc: list[Any]) -> None:
-    with pytest.raises(TaskInvalid) as caught:
-        parse_body(body, lines=False)
-    assert [(fault["type"], fault["loc"]) for fault in caught.value.faults] == [(kind, loc)]
-
-
-def test_invalid_json_has_the_shape_that_fastapi_gives_it() -> None:
-    with pytest.raises(TaskInvalid) as caught:
-        parse_body(b'{"pk": x}', lines=False)
-    assert caught.value.detail == [
-        {"type": "json_invalid", "loc": ["body", 7], "msg": "JSON decode error", "ctx": {"error": "Expecting value"}}
-    ]
-
-
-@pytest.mark.parametrize("body", [b"\xff\xfe{}", '{"pk": "ü"}'.encode("latin-1"), json.dumps(TASK).encode("utf-16")])
-def test_a_body_that_is_not_utf8_is_unreadable(body: bytes) -> None:
-    with pytest.raises(BodyUnreadable):
-        parse_body(body, lines=False)
-
-
-def test_a_byte_order_mark_does_no_harm() -> None:
-    assert parse_body(b"\xef\xbb\xbf" + lines(TASK), lines=False)[0][0].pk == "1"
-
-
-@pytest.mark.parametrize("count", [101, 5_000])
-def test_many_faults_are_counted_and_not_all_listed(count: int) -> None:
-    found = faults(task(inputs=[{}] * count))
-    assert len(found) == 101
-    assert found[-1]["msg"] == f"{3 * count - 100} more faults are not listed"
-    assert len(json.dumps(found)) < LARGEST_BODY
-
-
-@pytest.mark.parametrize("count", [101, 500])
-def test_many_faults_of_lines_are_counted_once(count: int) -> None:
-    with pytest.raises(TaskInvalid) as caught:
-        parse_body(lines(task(inputs=[{}] * count), task(inputs=[{}] * count)), lines=True)
-    assert len(caught.value.faults) == 101
-    assert caught.value.faults[-1]["msg"] == f"{6 * count - 100} more faults are not listed"
-
-
-# -- whatever comes
-
-scalars = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(),
-    st.floats(),
-    st.text(st.characters(), max_size=20),
-    st.sampled_from(["PT1M", "a/b", "..", "/", "bucket", "\ud800", "é" * 1000, "x" * 5000, "-P1D", 10**30, "\0"]),
-)
-anything = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4)
-)
-inputs_like = st.fixed_dictionaries(
-    {}, optional={name: scalars | st.just(ITEM.get(name, True)) for name in [*ITEM, "decompress"]}
-)
-tasks_like = st.fixed_dictionaries(
-    {},
-    optional={name: anything | st.just(value) for name, value in TASK.items() if name != "inputs"}
-    | {"inputs": st.lists(inputs_like | anything, max_size=5) | anything},
-)
-
-
-def answer(body: bytes, promised: bool) -> Any:
-    """Return the tasks in a body, or else what a 422 or 400 says of it."""
-    try:
-        return parse_body(body, promised)[0]
-    except (TaskInvalid, BodyUnreadable) as error:
-        return {"detail": error.detail, "error": error.as_json()}
-
-
-@settings(max_examples=300, deadline=None)
-@given(tasks_like | anything, st.booleans())
-@example({"inputs": [{"relative_path": "\U0001f600" * 4000}] * 300}, False)
-@example(task(timeout=float("nan")), False)
-@example(task(pk="\ud800" * 1000, inputs=[{"relative_path": "\ud800" * 1000}] * 200), True)
-def test_any_json_value_is_a_task_or_a_short_list_of_faults(value: Any, promised: bool) -> None:
-    answered = answer(json.dumps(value).encode(), promised)
-    assert answered
-    if isinstance(answered, dict):
-        assert len(json.dumps(answered)) < LARGEST_BODY
-        assert all(fault["msg"] and fault["loc"][0] == "body" for fault in answered["detail"])
-
-
-bodies = st.lists(tasks_like.map(json.dumps), max_size=4).map(lambda rows: "\n".join(rows).encode())
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.binary(max_size=60) | bodies, st.booleans())
-def test_any_bytes_are_tasks_or_refused(body: bytes, promised: bool) -> None:
-    answered = answer(body, promised)
-    assert answered
-    assert isinstance(answered, list) or len(json.dumps(answered)) < LARGEST_BODY
