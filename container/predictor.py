@@ -224,12 +224,12 @@ def _body() -> Body:
 
 
 def _answer(outcomes: list[Outcome], as_lines: bool) -> Response:
-    """Answer with the results, or with the first error if no task ended but with one that a retry may help against."""
-    failed = [outcome.error for outcome in outcomes if outcome.error and outcome.error.http_status >= 500]
+    """Answer with the results, or with an error if there is none to read: the first that a retry may help against."""
+    failed = [outcome.error for outcome in outcomes if outcome.error and outcome.error.http_status >= 400]
     if len(failed) == len(outcomes):
-        return _error(failed[0])
+        return _error(next((error for error in failed if error.http_status >= 500), failed[0]))
     results = [
-        outcome.result.failed_by(outcome.error) if isinstance(outcome.error, errors.ResultNotStored) else outcome.result
+        outcome.result.failed_by(outcome.error) if isinstance(outcome.error, errors.NOT_STORED) else outcome.result
         for outcome in outcomes
     ]
     documents = http_documents(results, MAX_HTTP_BYTES - len(results))  # with room for the ends of the lines

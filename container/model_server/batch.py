@@ -17,7 +17,7 @@ from .cancellation import Cancellation
 from .children import JOB_STOP_SECONDS, STOP_SIGNALS, Child, start
 from .command import algorithm_command
 from .directories import PostClean, make_writable
-from .errors import Interrupted, LongshoreError, ResultNotStored, TaskSkipped
+from .errors import NOT_STORED, Interrupted, LongshoreError, TaskSkipped
 from .linked_input import claim_task_folders, leave_empty
 from .log_channel import LogChannels
 from .logs import configure, logger
@@ -71,7 +71,7 @@ class BatchReport:
     @property
     def all_stored(self) -> bool:
         """Say whether every task has a stored result."""
-        return not any(isinstance(error, ResultNotStored) for error in self.errors)
+        return not any(isinstance(error, NOT_STORED) for error in self.errors)
 
 
 def run_batch(

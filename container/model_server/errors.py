@@ -156,6 +156,15 @@ class TaskInvalid(RequestError):
         return self.faults
 
 
+class OutputBucketMissing(RequestError):
+    """Says, after the run, that its result is stored nowhere: S3 has no bucket of the name that the task gives."""
+
+    code = "output_bucket_missing"
+    http_status = 422
+    hint = "Nothing of the task is stored. Correct output_bucket_name, or make the bucket."
+    sentence = "The output bucket of the task does not exist"
+
+
 # --- 200, return_code != 0: the task or the algorithm is at fault; a retry will fail again -------------------------
 
 
@@ -554,6 +563,10 @@ class ResultNotStored(ServerError):
     code = "result_not_stored"
     hint = "The server's log names S3's answer."
     sentence = "The result of the task could not be uploaded"
+
+
+NOT_STORED = (ResultNotStored, OutputBucketMissing)
+"""What a task ends with that has no result in S3."""
 
 
 class AlgorithmNotStarted(ServerError):

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .errors import Interrupted, ResultNotStored, ServerError, WorkerLost
+from .errors import NOT_STORED, Interrupted, ResultNotStored, ServerError, WorkerLost
 from .ledger import AcceptedTask
 from .logs import logger
 from .result import Record, store
@@ -54,7 +54,7 @@ def store_lost_results(told: Mapping[str, Any], settings: Settings) -> bool:
         result, unstored = Record(task, error=error).result(), ""
         try:
             store(result, task, settings.signing_key, storage)
-        except ResultNotStored as not_stored:
+        except NOT_STORED as not_stored:
             all_stored, unstored = False, f"; {not_stored}"
         except Exception:
             logger.exception("The result of task %s could not be uploaded", task.pk)

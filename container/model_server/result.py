@@ -15,11 +15,11 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, SecretBytes
 
 from . import VERSION
-from .errors import LongshoreError, ResultNotStored, ServerError
+from .errors import LongshoreError, OutputBucketMissing, ResultNotStored, ServerError
 from .process import Exit
 from .stage_in import StagedIn
 from .stage_out import StagedOut
-from .storage import ObjectForbidden, ObjectMissing, Storage
+from .storage import NameRefused, ObjectForbidden, ObjectMissing, Storage
 from .task import Task
 
 SIGNATURE_KEY = "signature_hmac_sha256"
@@ -164,11 +164,13 @@ class Record:
 
 
 def store(result: Result, task: Task, key: SecretBytes | None, storage: Storage) -> None:
-    """Upload the result, signed if there is a key; raises ResultNotStored."""
+    """Upload the result, signed if there is a key; raises one of NOT_STORED."""
     document = result.document()
     try:
         storage.put_bytes(document, task.output_bucket_name, task.result_key, signature(document, key))
-    except (ObjectMissing, ObjectForbidden, ServerError) as error:
+    except (ObjectMissing, NameRefused) as error:
+        raise OutputBucketMissing from error
+    except (ObjectForbidden, ServerError) as error:
         raise ResultNotStored from error
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from .cancellation import Cancellation
 from .directories import Leftovers
 from .errors import (
+    NOT_STORED,
     InternalError,
     Interrupted,
     InvokeBroken,
@@ -146,12 +147,12 @@ def finish(record: Record, server: Server, tell: bool = True) -> Outcome:
         tell_user(logging.ERROR, error.user_message, record.task.pk)
     try:
         store(result, record.task, server.settings.signing_key, server.storage)
-    except ResultNotStored as not_stored:
+    except NOT_STORED as not_stored:
         error = not_stored
     except Exception:
         logger.exception("The result of task %s could not be uploaded", record.task.pk)
         error = ResultNotStored()
-    stored = not isinstance(error, ResultNotStored)
+    stored = not isinstance(error, NOT_STORED)
     if not stored:
         logger.error("Task %s: %s", record.task.pk, error)
     logger.info("%s", _summary(result, stored))

@@ -68,6 +68,10 @@ class ObjectForbidden(Exception):
     """The object does not exist, or we may not read it: without the right to list, S3 answers 403 for both."""
 
 
+class NameRefused(ObjectForbidden):
+    """Nothing in S3 can have this name."""
+
+
 class Storage:
     """An S3 client and a pool of threads for it; made at first use, then shared by all threads of a process.
 
@@ -284,7 +288,7 @@ def _final_error(error: BaseException) -> BaseException | None:
     if isinstance(error, (NoCredentialsError, PartialCredentialsError)):
         return StorageRefused()
     if isinstance(error, ParamValidationError):
-        return ObjectForbidden()
+        return NameRefused()
     return None if isinstance(error, (BotoCoreError, HTTPError)) else error
 
 
@@ -293,7 +297,9 @@ def _final_answer(status: int, code: str) -> Exception | None:
         return None
     if status == 404:
         return ObjectMissing()
-    if code in NAME_CODES or (status == 403 and code not in CREDENTIALS_CODES):
+    if code in NAME_CODES:
+        return NameRefused()
+    if status == 403 and code not in CREDENTIALS_CODES:
         return ObjectForbidden()
     return StorageRefused()
 

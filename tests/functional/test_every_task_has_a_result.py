@@ -211,16 +211,40 @@ def test_a_lost_task_whose_result_cannot_be_stored_does_not_cost_those_of_others
     assert signed_result(bucket, tasks[1])["error"]["code"] == "worker_lost"
     sentence = "worker_lost: The server process that ran the task ended unexpectedly"
     assert [record.getMessage() for record in caplog.records if "ended with" in record.getMessage()] == [
-        f"Task bad ended with return code 1 ({sentence}); The result of the task could not be uploaded",
+        f"Task bad ended with return code 1 ({sentence}); The output bucket of the task does not exist",
         f"Task good ended with return code 1 ({sentence})",
     ]
     told["tasks"] = told["tasks"][1:]
     assert store_lost_results(told, settings) is True
 
 
-def test_an_output_bucket_that_is_not_there_is_a_503(start: Start, bucket: Bucket) -> None:
-    answer = start("does_nothing").post(bucket.task(output_bucket_name="no-such-bucket"))
+@pytest.mark.parametrize("name", ["no-such-bucket", "No_Bucket", "..", "a", "x" * 255])
+def test_an_output_bucket_that_is_not_there_is_a_422(start: Start, bucket: Bucket, name: str) -> None:
+    rig = start("does_nothing")
+    answer = rig.post(bucket.task(output_bucket_name=name))
+    assert (answer.status_code, answer.json["error"]["code"]) == (422, "output_bucket_missing")
+    rig.check_at_rest()
+
+
+def test_a_name_that_s3_takes_for_no_buckets_is_a_422(start: Start, bucket: Bucket, s3: FaultyS3) -> None:
+    s3.fault("PUT", RESULT_KEY, Answer(400, "InvalidBucketName"), times=None)
+    answer = start("does_nothing", endpoint=s3.endpoint).post(bucket.task())
+    assert (answer.status_code, answer.json["error"]["code"]) == (422, "output_bucket_missing")
+
+
+def test_of_lines_without_a_result_the_error_that_may_pass_is_answered(
+    start: Start, bucket: Bucket, s3: FaultyS3
+) -> None:
+    s3.fault("PUT", "/out/one/.sagemaker_shim/inference_result.json", Answer(404, "NoSuchBucket"), times=None)
+    s3.fault("PUT", "/out/two/.sagemaker_shim/inference_result.json", Answer(403, "AccessDenied"), times=None)
+    rig = start("does_nothing", endpoint=s3.endpoint)
+    tasks = [json.dumps(bucket.task(pk)).encode() + b"\n" for pk in ("one", "two", "three")]
+    answer = rig.post(b"".join(tasks[:2]))
     assert (answer.status_code, answer.json["error"]["code"]) == (503, "result_not_stored")
+    answer = rig.post(b"".join(tasks))
+    told = [json.loads(line)["error"] for line in answer.data.splitlines()]
+    assert answer.status_code == 200
+    assert [error and error["code"] for error in told] == ["output_bucket_missing", "result_not_stored", None]
 
 
 def test_without_an_s3_at_all_a_request_is_answered(start: Start, bucket: Bucket) -> None:
