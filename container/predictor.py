@@ -21,6 +21,7 @@ from model_server.callers import Caller, Doorkeeper
 from model_server.cancellation import Cancellation
 from model_server.client import watched
 from model_server.logs import logger
+from model_server.orphans import any_orphans
 from model_server.payload import Body, Payload
 from model_server.payload_answer import Quality
 from model_server.payload_http import failed_run, file_response, payload_of, quality_of
@@ -28,7 +29,7 @@ from model_server.payload_run import Ended, run_payload
 from model_server.result import MAX_HTTP_BYTES, http_documents
 from model_server.run_folder import RunFolder
 from model_server.runner import Outcome, Server, run_task
-from model_server.scoreboard import Scoreboard
+from model_server.scoreboard import Scoreboard, Stuck
 from model_server.sending import Sending
 from model_server.slot import Slot, Slots
 from model_server.task import Task
@@ -105,10 +106,12 @@ class Predictor:
                 yield slot, cancellation
             finally:
                 self._folder.restore_bodies()  # before the answer, and the next body, are buffered there
+                if any_orphans():
+                    self.scoreboard.state.stuck = Stuck.PROCESSES
 
     def _note_stuck_folders(self, error: errors.LongshoreError | None) -> None:
         if isinstance(error, errors.FoldersNotReset):
-            self.scoreboard.state.stuck = True
+            self.scoreboard.state.stuck = Stuck.FOLDERS
 
     @contextmanager
     def _cancellable(self) -> Iterator[Cancellation]:

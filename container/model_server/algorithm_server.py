@@ -26,6 +26,7 @@ from .errors import (
     InvokeUnreachable,
     LongshoreError,
     PortTaken,
+    ProcessesNotEnded,
     ServerNotHealthy,
     ServerNotStarted,
     TimeLimitExceeded,
@@ -33,7 +34,7 @@ from .errors import (
 from .log_channel import LogChannels
 from .logs import logger, tell_user
 from .loopback_call import CallBroken, CallRefused, LoopbackCall
-from .orphans import end_orphans, reap_orphans
+from .orphans import any_orphans, end_orphans, reap_orphans
 from .peak_memory import high_water_bytes
 from .processes import end_group, group_exists, signal_group, signal_name
 from .program import Program
@@ -282,6 +283,9 @@ class AlgorithmServer:
             self._process = None
         os.close(self._pidfd)
         self._state.resident = 0
+        if any_orphans():
+            logger.critical("%s", ProcessesNotEnded.sentence)
+            raise SystemExit(1)  # nobody brings the server back beside them
 
     def _how_it_ended(self) -> str:
         assert self._process

@@ -17,11 +17,11 @@ from .cancellation import Cancellation
 from .children import JOB_STOP_SECONDS, STOP_SIGNALS, Child, start
 from .command import algorithm_command
 from .directories import PostClean, make_writable
-from .errors import NOT_STORED, Interrupted, LongshoreError, TaskSkipped
+from .errors import NOT_STORED, Interrupted, LongshoreError, ProcessesNotEnded, TaskSkipped
 from .linked_input import claim_task_folders, leave_empty
 from .log_channel import LogChannels
 from .logs import configure, logger
-from .orphans import end_orphans
+from .orphans import any_orphans, end_orphans
 from .prctl import adopt_orphans
 from .processes import signal_name
 from .progress import Progress
@@ -144,7 +144,7 @@ def _start_keeper(settings: Settings, channels: LogChannels) -> _Keeper | None:
     channel = ResidentChannel()
     command = algorithm_command(settings)
     resident = Resident(settings, command, channels, channel, ServerState(), eager=False)
-    keeper = _Keeper(start("resident", partial(run_keeper, resident), None, signal.SIGTERM), channel)
+    keeper = _Keeper(start("resident", partial(run_keeper, resident), signal.SIGTERM), channel)
     channel.close_keeper()
     return keeper
 
@@ -217,7 +217,9 @@ def run_list(
         else:
             outcome = run_task(task, server, cancellation, on_group=lambda group: None)
             end_orphans(but=[spared])
-            if outcome.result.return_code and stop_at_failure:
+            if any_orphans(but=[spared]):
+                skip_reason = ProcessesNotEnded()
+            elif outcome.result.return_code and stop_at_failure:
                 logger.error("Stopping due to failure of task %s", task.pk)
                 skip_reason = cancellation.reason or TaskSkipped()
             elif outcome.result.return_code:

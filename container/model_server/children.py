@@ -26,18 +26,16 @@ class Child:
     output: ProcessOutput
 
 
-def start(name: str, body: Callable[[], None], stdin: int | None, end_with: int) -> Child:
+def start(name: str, body: Callable[[], None], end_with: int) -> Child:
     """Run `body` in a new process; `end_with` is the signal that it gets should we be killed."""
     reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        return Child(name, _fork(body, writer, stdin, end_with), ProcessOutput(name, reader))
+        return Child(name, _fork(body, writer, end_with), ProcessOutput(name, reader))
     finally:
         os.close(writer)
-        if stdin is not None:
-            os.close(stdin)
 
 
-def _fork(body: Callable[[], None], output: int, stdin: int | None, end_with: int) -> int:
+def _fork(body: Callable[[], None], output: int, end_with: int) -> int:
     """Fork; the new process is in a group of its own, because a Ctrl-C at the terminal is for PID 1 to pass on."""
     parent = os.getpid()
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # the new process would take one for its parent, and live on
@@ -51,7 +49,7 @@ def _fork(body: Callable[[], None], output: int, stdin: int | None, end_with: in
             os._exit(1)
         os.setpgid(0, 0)
         _reset_signals()
-        os.dup2(stdin if stdin is not None else os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(output, 1)
         os.dup2(output, 2)
         body()

@@ -10,8 +10,6 @@ from typing import Any, Literal
 import click
 
 from .errors import SettingsInvalid, StartFailed
-from .lost_tasks import COMMAND as STORE_LOST_RESULTS
-from .lost_tasks import report
 from .prctl import forbid_new_privileges, hide_memory
 from .settings import Settings, ml_path_of
 from .usage import USAGE, is_processing_job
@@ -143,13 +141,6 @@ def process(settings: Settings, arguments: list[str]) -> int:
     from .processing_job import process as run_processing
 
     return run_processing(settings, arguments)
-
-
-@main.command(STORE_LOST_RESULTS, hidden=True)
-def store_lost() -> None:
-    """Store a failed result for each task on stdin; started by PID 1 when a worker was lost."""
-    hide_memory()  # before any secret is in it
-    sys.exit(0 if report(sys.stdin.read()) else 1)
 
 
 @main.command(hidden=True)

@@ -530,6 +530,11 @@ class FoldersNotReset(ServerError):
     sentence = "The containers input and output directories could not be reset"  # contract
 
 
+class ProcessesNotEnded(ServerError):
+    code = "processes_not_ended"
+    sentence = "Processes of an earlier task can not be ended"
+
+
 class StorageRefused(ServerError):
     code = "storage_refused"
     hint = "Check the server's credentials, region and rights; its log names S3's answer."

@@ -6,7 +6,8 @@ import time
 from collections.abc import Collection
 from contextlib import suppress
 
-ORPHANS_SECONDS = 2.0
+ORPHANS_SECONDS = 5.0
+"""For so long a program that goes on forking is chased; whether that was enough, `any_orphans` says."""
 
 
 def own_children() -> set[int]:
@@ -16,6 +17,12 @@ def own_children() -> set[int]:
         with suppress(OSError), open(f"/proc/self/task/{thread}/children") as file:  # the thread may have ended
             children.update(map(int, file.read().split()))
     return children
+
+
+def any_orphans(but: Collection[int] = ()) -> bool:
+    """Say whether something is left that could not be ended; no task may run beside it."""
+    reap_orphans(but)
+    return bool(own_children().difference(but))
 
 
 def reap_orphans(but: Collection[int]) -> None:

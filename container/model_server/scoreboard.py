@@ -7,6 +7,9 @@ a slot's by the holder of its lock, the queue's under a lock, the state's as `Se
 
 import ctypes
 import mmap
+from enum import IntEnum
+
+from .errors import ProcessesNotEnded
 
 
 class SlotEntry(ctypes.Structure):
@@ -25,11 +28,24 @@ class QueueEntry(ctypes.Structure):
     worker: int
 
 
+class Stuck(IntEnum):
+    """What a task left behind that nothing helps against but an end of the container."""
+
+    NOT = 0
+    FOLDERS = 1
+    PROCESSES = 2
+
+    @property
+    def why(self) -> str:
+        what = "The task folders can not be emptied" if self is Stuck.FOLDERS else ProcessesNotEnded.sentence
+        return f"{what}, so no task can run"
+
+
 class ServerState(ctypes.Structure):
     """What has to be true before tasks can run.
 
     PID 1 sets `listening` once nginx has its port, and `set_up`. The keeper of a resident program sets `healthy`, and
-    `resident`, the program's process group, 0 for none. A worker sets `stuck` when the task folders can't be emptied.
+    `resident`, the program's process group, 0 for none. A worker sets `stuck` when no task can run any more.
     """
 
     _fields_ = (

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from . import lost_tasks, nginx
+from . import nginx
 from .algorithm_server import Resident
 from .children import STOP_SIGNALS, Child, is_running, reap, signal_socket, start
 from .command import algorithm_command
@@ -25,13 +25,14 @@ from .ledger import Ledger
 from .linked_input import claim_task_folders, leave_empty
 from .log_channel import LogChannels
 from .logs import configure, logger
-from .orphans import end_orphans
+from .lost_tasks import run_reporter
+from .orphans import any_orphans, end_orphans
 from .prctl import adopt_orphans
 from .processes import end_group, signal_group, signal_name
 from .resident import run_keeper
 from .resident_channel import ResidentChannel
 from .run_folder import run_folder
-from .scoreboard import Scoreboard
+from .scoreboard import Scoreboard, Stuck
 from .set_up import SetUpExit, SetUpReport, is_needed, run_set_up
 from .settings import Settings
 
@@ -157,8 +158,8 @@ class Supervisor:
             self._go_on_starting()
         elif self._stopping:
             self._go_on_stopping()
-        elif self._scoreboard.state.stuck:
-            self._fail("The task folders can not be emptied, so no task can run")
+        elif stuck := self._scoreboard.state.stuck:
+            self._fail(Stuck(stuck).why)
         self._inherited.folder.restore_bodies()  # for what comes in while a program runs
 
     # -- starting
@@ -187,10 +188,8 @@ class Supervisor:
                 settings.queue_limit,
             )
 
-    def _start(
-        self, name: str, body: Callable[[], None], stdin: int | None = None, end_with: int = signal.SIGTERM
-    ) -> Child:
-        child = start(name, body, stdin, end_with)
+    def _start(self, name: str, body: Callable[[], None], end_with: int = signal.SIGTERM) -> Child:
+        child = start(name, body, end_with)
         self._children[child.pid] = child
         self._selector.register(child.output, selectors.EVENT_READ, partial(self._read_output, child))
         return child
@@ -248,14 +247,15 @@ class Supervisor:
                 end_group(slot.group)
                 if self._gunicorn and is_running(self._gunicorn.pid):  # else its other workers are orphans too
                     end_orphans(but=self._children)
+                    if any_orphans(but=self._children):
+                        self._scoreboard.state.stuck = Stuck.PROCESSES
         tasks = self._ledger.unfinished(worker)
         if tasks:
             logger.error("Worker %d ended with %d unfinished tasks", worker, len(tasks))
-            told = lost_tasks.reporter_input(
-                tasks, Interrupted if self._stopping else WorkerLost, self._inherited.settings
-            )
-            child = self._start("report", lost_tasks.reporter_body(), stdin=told)
-            self._reports[child.pid] = worker
+            reason = Interrupted if self._stopping else WorkerLost
+            inherited = self._inherited
+            body = partial(run_reporter, tasks, reason, inherited.settings, inherited.channels)
+            self._reports[self._start("report", body).pid] = worker
             self._ledger.forget(worker)  # not before a process has them
         else:
             self._scoreboard.clear_slots(worker)

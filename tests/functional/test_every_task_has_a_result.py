@@ -12,6 +12,8 @@ import pytest
 from rig import KEY, outputs_of, signed_result
 
 from faulty_s3 import Answer, CutBody, Delay, FaultyS3, Hold
+from model_server.errors import WorkerLost
+from model_server.ledger import AcceptedTask
 from model_server.lost_tasks import store_lost_results
 from model_server.settings import Settings
 
@@ -205,17 +207,16 @@ def test_a_lost_task_whose_result_cannot_be_stored_does_not_cost_those_of_others
     bucket: Bucket, caplog: pytest.LogCaptureFixture
 ) -> None:
     tasks = [bucket.task("bad", output_bucket_name="no-such-bucket"), bucket.task("good")]
-    told = {"reason": "worker_lost", "tasks": [{name: task[name] for name in ACCEPTED} for task in tasks]}
+    lost = [AcceptedTask(*(task[name] for name in ACCEPTED)) for task in tasks]
     settings = Settings.from_env({"AWS_S3_ENDPOINT_URL": bucket.endpoint, "MODEL_SERVER_SIGNING_KEY_HEX": KEY.hex()})
-    assert store_lost_results(told, settings) is False
+    assert store_lost_results(lost, WorkerLost, settings) is False
     assert signed_result(bucket, tasks[1])["error"]["code"] == "worker_lost"
     sentence = "worker_lost: The server process that ran the task ended unexpectedly"
     assert [record.getMessage() for record in caplog.records if "ended with" in record.getMessage()] == [
         f"Task bad ended with return code 1 ({sentence}); The output bucket of the task does not exist",
         f"Task good ended with return code 1 ({sentence})",
     ]
-    told["tasks"] = told["tasks"][1:]
-    assert store_lost_results(told, settings) is True
+    assert store_lost_results(lost[1:], WorkerLost, settings) is True
 
 
 @pytest.mark.parametrize("name", ["no-such-bucket", "No_Bucket", "..", "a", "x" * 255])

@@ -189,7 +189,6 @@ def test_help_is_exit_0_and_no_command_is_exit_2(invoke: Invocation) -> None:
     assert shown.returncode == 0
     assert b"serve" in shown.stdout
     assert b"invoke" in shown.stdout
-    assert b"store-lost" not in shown.stdout
     assert invoke.run(None, program=longshore).returncode == 2
     assert b"--tasks" in invoke.run(None, "--help").stdout
 

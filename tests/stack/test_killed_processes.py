@@ -10,7 +10,7 @@ from server import Server, eventually, is_signed, serving
 if TYPE_CHECKING:
     from conftest import Bucket
 
-WORKER_LOST = r"was sent SIGKILL|[Uu]nfinished tasks|exited|Worker .* ended|^report: Task "
+WORKER_LOST = r"was sent SIGKILL|[Uu]nfinished tasks|exited|Worker .* ended|^Task .*(?:worker_lost|interrupted): "
 STOPPED = r"^(Stopping|Stopped): "
 
 
@@ -85,8 +85,7 @@ def test_a_lost_task_has_its_line_in_the_log(s3_endpoint: str, bucket: "Bucket")
         os.kill(server.running_worker().pid, signal.SIGKILL)
         assert posted.answer().status == 502
         line = (
-            "report: Task lost ended with return code 1 "
-            "(worker_lost: The server process that ran the task ended unexpectedly)"
+            "Task lost ended with return code 1 (worker_lost: The server process that ran the task ended unexpectedly)"
         )
         eventually(lambda: server.own_lines("stderr").count(line) == 1, "the task's line")
 

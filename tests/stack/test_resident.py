@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 PID = 'echo $PPID >"$ALGORITHM_OUTPUT_PATH/pid"'
 """A line of a script that writes the pid of the program that runs it as an output."""
 
-LOST = r"was sent SIGKILL|[Uu]nfinished tasks|exited|Worker .* ended|^report: Task |^nginx: .*prematurely closed"
+LOST = r"was sent SIGKILL|[Uu]nfinished tasks|exited|Worker .* ended|worker_lost: |^nginx: .*prematurely closed"
 STOPPED = r"^(Stopping|Stopped): "
 GIVEN_UP = "^Failed to start|didn.t pass the health check|^The algorithm's server can not be brought back$"
 
@@ -668,7 +668,7 @@ def test_a_stop_in_mid_task_interrupts_it_and_ends_with_0(bucket: "Bucket", name
 
 
 def test_a_grace_longer_than_the_stop_does_not_outlast_it(bucket: "Bucket") -> None:
-    expected = "did not end|was sent SIG|unfinished|^report: Task |killing it|^nginx: "
+    expected = "did not end|was sent SIG|unfinished|^Task .*(?:worker_lost|interrupted): |killing it|^nginx: "
     settings = {"name": "serves_tasks_and_ignores_sigterm", "warnings": expected, "ALGORITHM_GRACE_SECONDS": "100"}
     with serving_resident(bucket, **settings) as server:
         posted = server.post_blocking(bucket, "stubborn", "setsid sleep 300 &")

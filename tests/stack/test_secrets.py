@@ -4,11 +4,15 @@ import json
 import os
 import re
 import secrets
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from server import Server, serving
+from server import Server, eventually, serving
+
+from faulty_s3 import Delay, FaultyS3
 
 if TYPE_CHECKING:
     from conftest import Bucket
@@ -32,6 +36,25 @@ def found_by_a_hunt(server: Server, bucket: "Bucket", *words: bytes) -> list[str
     found = bucket.get("/out/hunt/found").decode().splitlines()
     assert any(re.fullmatch(r"0 /proc/\d+/environ", line) for line in found), found
     return [line for line in found if not line.startswith("0 ")]
+
+
+def test_nobody_looks_into_the_process_that_stores_lost_results(bucket: "Bucket") -> None:
+    """It is forked and not executed: from its first moment it is as closed as PID 1."""
+    warnings = "prematurely closed|was sent SIGKILL|unfinished tasks|worker_lost"
+    with FaultyS3(bucket.endpoint) as s3, serving(s3.endpoint, *AS_IN_DOCKER, warnings=warnings) as server:
+        known = {process.pid for process in server.children(server.pid)}
+        posted = server.post_blocking(bucket, "lost")
+        s3.fault("PUT", "/out/lost/.sagemaker_shim/inference_result.json", Delay(4.0))
+        os.kill(server.running_worker().pid, signal.SIGKILL)
+        assert posted.answer().status == 502
+        (reporter,) = eventually(
+            lambda: [process.pid for process in server.children(server.pid) if process.pid not in known],
+            "the process that stores the result",
+        )
+        assert Path(f"/proc/{reporter}/cmdline").read_bytes() == Path(f"/proc/{server.pid}/cmdline").read_bytes()
+        for secret in ("environ", "mem", "maps"):
+            look = subprocess.run([*AS_IN_DOCKER, "head", "-c1", f"/proc/{reporter}/{secret}"], capture_output=True)
+            assert b"Permission denied" in look.stderr, (secret, look)
 
 
 def test_a_program_of_the_servers_own_user_finds_no_secret(bucket: "Bucket") -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def test_every_line_is_a_record_nginxs_gunicorns_and_the_algorithms_too(s3_endpoint: str, bucket: "Bucket") -> None:
-    expected = "^nginx: |was sent SIGKILL|^Worker|unfinished|^report: Task "
+    expected = "^nginx: |was sent SIGKILL|^Worker|unfinished|^Task .*(?:worker_lost|interrupted): "
     with serving(s3_endpoint, warnings=expected) as server:
         server.run(server.task(bucket, "says", 'echo "to stdout"; echo "to stderr" >&2; printf "\\377 no newline"'))
         server.raw(b"POST /invocations HTTP/1.1\r\nHost: a\r\nContent-Length: 200000000\r\n\r\n")
