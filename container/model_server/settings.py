@@ -316,7 +316,7 @@ class Settings(BaseModel):
         102_400,
         ge=0,
         validation_alias=AliasChoices("MODEL_SERVER_MAX_ARCHIVE_MB"),
-        description="The most that a zip among the inputs may hold, in MiB; 0 leaves it to the room on the disk.",
+        description="The most that a zip among the inputs, or a tarball, may hold, in MiB; 0 leaves it to the disk.",
     )
     max_archive_files: int = Field(
         500_000,
@@ -367,7 +367,6 @@ class Settings(BaseModel):
         description="The AWS region, where the credentials' configuration does not name it.",
     )
 
-    _given: dict[str, str] = PrivateAttr(default_factory=dict)
     _environment: dict[str, str] = PrivateAttr(default_factory=dict)
     _job_environment: dict[str, str] = PrivateAttr(default_factory=dict)
 
@@ -383,7 +382,6 @@ class Settings(BaseModel):
             for fault in error.errors(include_url=False):  # a union has a fault for each of its members
                 lines.setdefault(fault["loc"][:1], _line(fault))
             raise SettingsInvalid(list(lines.values())) from None
-        settings._given = dict(environ)
         settings._environment = _algorithm_environment(environ, settings.pass_aws_credentials)
         settings._job_environment = _algorithm_environment(environ, with_aws_credentials=True)
         return settings
@@ -396,11 +394,6 @@ class Settings(BaseModel):
                 f"times {cls.slots}, the tasks at a time, it must be at most {MAX_PAYLOAD_PRODUCT_MB}: SageMaker's rule"
             )
         return megabytes
-
-    @property
-    def given(self) -> dict[str, str]:
-        """The whole environment that these are of, secrets included."""
-        return self._given
 
     @property
     def environment(self) -> dict[str, str]:
@@ -431,13 +424,6 @@ class Settings(BaseModel):
     @property
     def queue_limit(self) -> int:
         return max(self.queue_places, self.max_concurrent_transforms or 0)
-
-
-def begin_with(environment: Mapping[str, str]) -> Settings:
-    """Take over the environment of the process that started this one, and return its settings."""
-    os.environ.clear()
-    os.environ.update(environment)
-    return Settings.from_env(environment)
 
 
 def _as_given(environ: Mapping[str, str]) -> Mapping[str, str]:

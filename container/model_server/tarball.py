@@ -13,6 +13,7 @@ from io import BufferedReader
 from pathlib import Path
 
 from .archive import NO_ROOM
+from .archive_limits import ArchiveLimits
 from .cancellation import Cancellation
 from .errors import (
     LongshoreError,
@@ -48,7 +49,7 @@ def fetch_all(
 
         def fetch(address: S3Address, folder: Path, which: str) -> None:
             try:
-                fetch_tarball(address, folder, which, user, storage, together, fetched)
+                fetch_tarball(address, folder, which, user, settings.archive_limits, storage, together, fetched)
             except LongshoreError as error:
                 if address is settings.model:  # whose fault is told, whatever becomes of the other one
                     together.cancel(error)
@@ -64,6 +65,7 @@ def fetch_tarball(
     folder: Path,
     which: str,
     user: User,
+    limits: ArchiveLimits,
     storage: Storage,
     cancellation: Cancellation,
     fetched: list[Path],
@@ -77,7 +79,7 @@ def fetch_tarball(
         def unpack_afresh(body: BufferedReader) -> bool:
             with _opened(staging) as opened:
                 remove(opened, os.listdir(opened))
-            return unpack(body, staging, user, cancellation.raise_if_set)
+            return unpack(body, staging, user, limits, cancellation.raise_if_set)
 
         if storage.get_stream(address.bucket, address.key, unpack_afresh, cancellation):
             own(folder.resolve(), user)

@@ -17,6 +17,7 @@ from io import BufferedReader
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Self
 
+from .archive_limits import ArchiveLimits
 from .user import User
 
 FORMATS: list[tuple[re.Pattern[bytes], Callable[[BinaryIO], Any]]] = [
@@ -35,13 +36,13 @@ class MemberRefused(Exception):
     """A member may not be unpacked; the message is the reason in words, without the member's name."""
 
 
-def unpack(body: BufferedReader, folder: Path, user: User, check: Callable[[], None]) -> bool:
+def unpack(body: BufferedReader, folder: Path, user: User, limits: ArchiveLimits, check: Callable[[], None]) -> bool:
     """Unpack a tarball into an empty folder, and return whether the archive names the folder itself.
 
     `check` is called all along, and ends the work by raising. Anything else that is raised is a fault of the archive,
     but for an OSError with an `errno`, which is one of the disk.
     """
-    source: Any = _Source(_decompressed(body), check)
+    source: Any = _Source(body, limits, check)
     members = _Members(folder, user)
     with tarfile.open(fileobj=source, mode="r|", tarinfo=_Header) as archive:
         while member := source.next_member(archive):
@@ -50,8 +51,20 @@ def unpack(body: BufferedReader, folder: Path, user: User, check: Callable[[], N
     return members.named_root
 
 
-def _decompressed(body: BufferedReader) -> Any:
-    start = body.peek(10)
+class _Counted:
+    """A body, and how many bytes were read of it."""
+
+    def __init__(self, body: BinaryIO) -> None:
+        self._body = body
+        self.bytes = 0
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._body.read(size)
+        self.bytes += len(data)
+        return data
+
+
+def _decompressed(start: bytes, body: Any) -> Any:
     return next((opener(body) for magic, opener in FORMATS if magic.match(start)), body)
 
 
@@ -69,16 +82,21 @@ class _Header(tarfile.TarInfo):
 
 
 class _Source:
-    """The archive as tarfile reads it; keeps it from reading much into memory at once."""
+    """The archive as tarfile reads it; keeps it from reading much into memory at once, and within the limits."""
 
-    def __init__(self, plain: Any, check: Callable[[], None]) -> None:
-        self._plain = plain
+    def __init__(self, body: BufferedReader, limits: ArchiveLimits, check: Callable[[], None]) -> None:
+        self._packed = _Counted(body)
+        self._plain = _decompressed(body.peek(10), self._packed)
+        self._limits = limits
         self._check = check
+        self._plain_bytes = self._named_bytes = self._members = 0
         self._header_bytes_left: float = MAX_HEADER_BYTES  # `tarfile.open` reads the first header
 
     def read(self, size: int) -> bytes:
         self._check()
         data: bytes = self._plain.read(size)
+        self._plain_bytes += len(data)
+        self._keep_limits(self._plain_bytes, self._packed.bytes)
         self._header_bytes_left -= len(data)
         if self._header_bytes_left < 0:
             raise MemberRefused("a header is too large")
@@ -92,7 +110,15 @@ class _Source:
         archive.members.clear()  # tarfile would keep them all
         if sum(len(name) + len(value) for name, value in archive.pax_headers.items()) > MAX_HEADER_BYTES:
             raise MemberRefused("the headers for all members are too large")
+        if member:
+            self._members += 1
+            self._named_bytes += member.size
+            self._keep_limits(self._named_bytes, packed=self._named_bytes)  # the ratio is of what was read
         return member
+
+    def _keep_limits(self, unpacked: int, packed: int) -> None:
+        if setting := self._limits.excess(unpacked, self._members, packed):
+            raise MemberRefused(f"it is over {setting}")
 
     def read_to_end(self) -> None:
         """Read what follows the last member: only then are the checksums of a compressed archive compared."""

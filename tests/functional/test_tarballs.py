@@ -192,6 +192,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, sys.argv[1])
+from model_server.archive_limits import ArchiveLimits
 from model_server.cancellation import Cancellation
 from model_server.errors import TarballBroken
 from model_server.peak_memory import high_water_bytes
@@ -205,7 +206,8 @@ storage = Storage(endpoint, 4)
 for key in ("small", "large"):  # the first one loads whatever is needed
     before = high_water_bytes("self")
     try:
-        fetch_tarball(S3Address(bucket, key), Path(folder, key), "model", SAME_USER, storage, Cancellation(), [])
+        address, target, limits = S3Address(bucket, key), Path(folder, key), ArchiveLimits(0, 0, 0)
+        fetch_tarball(address, target, "model", SAME_USER, limits, storage, Cancellation(), [])
         outcome = "fetched"
     except TarballBroken:
         outcome = "refused"

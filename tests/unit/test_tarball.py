@@ -27,7 +27,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from urllib3.exceptions import ProtocolError, ReadTimeoutError, SSLError
 
-from model_server import storage, tarball, untar
+from model_server import archive_limits, storage, tarball, untar
+from model_server.archive_limits import MEGABYTE, ArchiveLimits
 from model_server.cancellation import Cancellation
 from model_server.errors import (
     ClientLeft,
@@ -47,6 +48,7 @@ from model_server.user import SAME_USER, User
 from .waiting import DEADLINE_SECONDS, open_descriptors
 
 MTIME = 1_500_000_000
+NO_LIMITS = ArchiveLimits(0, 0, 0)
 COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
     "tar": lambda data: data,
     "gz": gzip.compress,
@@ -89,8 +91,14 @@ def tarred(*members: Member, form: int = tarfile.PAX_FORMAT, **options: Any) -> 
     return buffer.getvalue()
 
 
-def unpack_into(folder: Path, data: bytes, user: User = SAME_USER, check: Callable[[], None] = lambda: None) -> bool:
-    return unpack(io.BufferedReader(io.BytesIO(data)), folder, user, check)
+def unpack_into(
+    folder: Path,
+    data: bytes,
+    user: User = SAME_USER,
+    check: Callable[[], None] = lambda: None,
+    limits: ArchiveLimits = NO_LIMITS,
+) -> bool:
+    return unpack(io.BufferedReader(io.BytesIO(data)), folder, user, limits, check)
 
 
 @pytest.fixture
@@ -464,6 +472,47 @@ def test_members_are_not_kept(target: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert kept[-1] - kept[0] <= 1
 
 
+# --- how much an archive may hold
+
+PACKED = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
+
+
+@pytest.mark.parametrize(
+    ("limits", "within", "over"),
+    [
+        (ArchiveLimits(1, 0, 0), [file("f", bytes(MEGABYTE // 2))], [file("f", bytes(MEGABYTE)), file("g", b"x")]),
+        (ArchiveLimits(0, 3, 0), [file("f"), folder("d"), file("d/g")], [file(name) for name in "abcd"]),
+    ],
+    ids=["bytes", "files"],
+)
+@pytest.mark.parametrize("compress", COMPRESSIONS.values(), ids=COMPRESSIONS)
+def test_a_tarball_over_a_limit_is_refused_with_the_settings_name(
+    target: Path, compress: Callable[[bytes], bytes], limits: ArchiveLimits, within: list[Member], over: list[Member]
+) -> None:
+    unpack_into(target, compress(tarred(*within)), limits=limits)
+    name = "MB=1" if limits.megabytes else "FILES=3"
+    with pytest.raises(MemberRefused, match=f"it is over MODEL_SERVER_MAX_ARCHIVE_{name}$"):
+        unpack_into(target, compress(tarred(*over)), limits=limits)
+
+
+def test_a_file_that_says_it_is_too_large_is_not_begun(target: Path) -> None:
+    with pytest.raises(MemberRefused, match="it is over MODEL_SERVER_MAX_ARCHIVE_MB=1"):
+        unpack_into(target, tarred(file("f", bytes(MEGABYTE + 1))), limits=ArchiveLimits(1, 0, 0))
+    assert tree(target) == {}
+
+
+@pytest.mark.parametrize("compress", PACKED.values(), ids=PACKED)
+def test_a_ratio_is_of_what_was_read_so_far(
+    target: Path, compress: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive_limits, "RATIO_FROM_BYTES", MEGABYTE)
+    limits = ArchiveLimits(0, 0, 20)
+    noise = random.Random(1).randbytes(4 * MEGABYTE)  # its header comes long before most of its bytes
+    unpack_into(target, compress(tarred(file("noise", noise))), limits=limits)
+    with pytest.raises(MemberRefused, match="it is over MODEL_SERVER_MAX_ARCHIVE_RATIO=20"):
+        unpack_into(target, compress(tarred(file("bomb", bytes(64 * MEGABYTE)))), limits=limits)
+
+
 # --- the rules, for whatever comes
 
 STEPS = st.sampled_from(["..", ".", "", "a", "b", "c", "secret", "target"])
@@ -644,7 +693,7 @@ def fetch_tarball(
 ) -> list[Path]:
     """Return what is noted as new."""
     fetched: list[Path] = []
-    tarball.fetch_tarball(address, folder, which, user, store, cancellation, fetched)
+    tarball.fetch_tarball(address, folder, which, user, NO_LIMITS, store, cancellation, fetched)
     return fetched
 
 
