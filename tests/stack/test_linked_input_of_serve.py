@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from conftest import Bucket
 
 LOOK = 'readlink -f "$ALGORITHM_INPUT_PATH" > "$ALGORITHM_OUTPUT_PATH/place"\n'
-WORKER_LOST = r"was sent SIGKILL|[Uu]nfinished tasks|exited|Worker .* ended|worker_lost: |^nginx: .*prematurely closed"
+WORKER_LOST = r"was sent SIGKILL|unfinished tasks|exited|(worker_lost|interrupted): |^nginx: .*prematurely closed"
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ def test_ping_is_not_logged_and_a_task_is_in_one_line(s3_endpoint: str, bucket: 
 
 
 def test_no_key_file_name_or_secret_is_in_our_lines(s3_endpoint: str, bucket: "Bucket") -> None:
-    with serving(s3_endpoint, warnings="^S3: |^Task no-bucket: The result") as server:
+    with serving(s3_endpoint, warnings="^S3: |^Task no-bucket: The output bucket") as server:
         bucket.put("patients/jane-doe/scan.dcm", "x")
         script = 'cp "$ALGORITHM_INPUT_PATH/jane-doe.dcm" "$ALGORITHM_OUTPUT_PATH/report-of-jane-doe.csv"'
         task = server.task(bucket, "good", script)
