@@ -3,8 +3,9 @@
 import json
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,12 @@ sys.path.insert(0, str(CONTAINER))
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("longshore")
+    group.addoption("--tasks", type=int, default=1000, help="how many tasks tests/chaos runs")
+    group.addoption("--seed", type=int, default=1, help="what they, and their faults, are drawn from")
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,12 @@ def s3_endpoint() -> Iterator[str]:
 @pytest.fixture
 def bucket(s3_endpoint: str) -> Bucket:
     return new_bucket(s3_endpoint)
+
+
+@pytest.fixture
+def new_buckets(s3_endpoint: str) -> Callable[[], Bucket]:
+    """Makes buckets for a test that needs more of them."""
+    return partial(new_bucket, s3_endpoint)
 
 
 @pytest.fixture(scope="module")
