@@ -15,8 +15,8 @@ RUN /build/install-build-tools "${BASE_PATH}"
 # For networks that have a certificate or a package index of their own.
 ARG PIP_CERT
 ARG PIP_INDEX_URL
-COPY requirements.txt image/make_runtime.py image/launch /build/
-RUN build-python -I /build/make_runtime.py
+COPY requirements.txt image/make_runtime.py image/sbom.py image/launch /build/
+RUN build-python -BEs /build/make_runtime.py
 
 COPY image/make-program /build/
 COPY container /image/opt/program

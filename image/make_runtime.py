@@ -6,17 +6,22 @@ is a copy of that Python, so neither the image's packages, nor its environment, 
     bin/        python3, nginx, launch
     lib/        shared libraries; python3.X/site-packages: what requirements.txt names
     python/     the Python that the environment is made from
-    licenses/   of the packages of the distribution that parts of this come from
+    licenses/   of the distribution's packages that parts of this come from; Python's packages have theirs with them
+    sbom.cdx.json   all these packages, with their versions and licences
 """
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+
+import sbom
 
 VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -43,10 +48,12 @@ LOADED_BY_GLIBC = ("libgcc_s.so.1",)
 
 def main(build: Path, target: Path) -> None:
     copy_python(target)
-    install_packages(build, target)
+    wheels = install_packages(build, target)
     shutil.copy(NGINX, target / "bin/nginx")
     libraries = copy_libraries(target / "lib", list(programs(target)))
-    copy_licenses(target / "licenses", [os.path.realpath(sys.executable), NGINX, *libraries])
+    packages = debian_packages([os.path.realpath(sys.executable), NGINX, *libraries, *copied_modules(target)])
+    copy_licenses(target / "licenses", packages)
+    write_sbom(target, packages, wheels)
     for path in list(programs(target)):
         make_independent(path, target / "lib")
     shutil.copy(build / "launch", target / "bin/launch")
@@ -72,18 +79,33 @@ def unused_modules(_: str, names: list[str]) -> list[str]:
     ]
 
 
-def install_packages(build: Path, target: Path) -> None:
-    """Install with a pip that stays here, and leave out the data of services that are never called."""
+def copied_modules(target: Path) -> list[str]:
+    """Return where the modules of the standard library were."""
+    library, copy = Path(sysconfig.get_path("stdlib")), target / "python/lib" / VERSION
+    return [str(library / path.relative_to(copy)) for path in copy.rglob("*") if path.is_file()]
+
+
+def install_packages(build: Path, target: Path) -> dict[str, str]:
+    """Install with a pip that stays here, and leave out the data of services that are never called.
+
+    Returns the SHA-256 of each package's wheel.
+    """
     requirements, packages = build / "requirements.txt", target / "lib" / VERSION / "site-packages"
     pip = build / "pip"
     run(sys.executable, "-m", "venv", pip)
     options = "--quiet --disable-pip-version-check --no-cache-dir --no-compile --require-hashes --only-binary :all:"
-    run(pip / "bin/pip", "install", *options.split(), "--target", packages, "-r", requirements, environment=pips_own())
+    words = ["install", *options.split(), "--report", build / "report.json", "--target", packages, "-r", requirements]
+    run(pip / "bin/pip", *words, environment=pips_own())
     shutil.rmtree(packages / "bin")
     for data in (packages / "botocore/data", packages / "boto3/data"):
         for folder in filter(Path.is_dir, data.iterdir()):
             if folder.name not in AWS_SERVICES:
                 shutil.rmtree(folder)
+    installed = json.loads((build / "report.json").read_text())["install"]
+    return {
+        sbom.normalized(one["metadata"]["name"]): one["download_info"]["archive_info"]["hashes"]["sha256"]
+        for one in installed
+    }
 
 
 def pips_own() -> dict[str, str]:
@@ -111,14 +133,51 @@ def copy_libraries(target: Path, users: list[Path]) -> list[str]:
     return list(found.values())
 
 
-def copy_licenses(target: Path, files: list[str]) -> None:
-    """Copy what the distribution says about the packages that these files are from."""
+def debian_packages(files: Iterable[str]) -> list[str]:
+    """Return the packages of the distribution that files are from."""
+    paths = {os.path.realpath(path) for path in files}
+    found = owners(paths)
+    # Some packages still say /lib where /usr/lib is meant; to look into every folder takes long.
+    found |= owners(f"*/{os.path.basename(path)}" for path in paths - found.keys())
+    if unknown := {os.path.basename(path) for path in paths} - {os.path.basename(path) for path in found}:
+        sys.exit(f"No package has {', '.join(sorted(unknown))}, so that nobody could say under which licence it is.")
+    return sorted(set(found.values()))
+
+
+def owners(patterns: Iterable[str]) -> dict[str, str]:
+    """Return the files that are known by these paths or patterns, with the package of each."""
+    words = ["dpkg-query", "--search", *sorted(patterns)]  # fails when it knows nothing of one of them
+    told = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
+    return {path: package for package, path in re.findall(r"^([^:, ]+)(?::\w+)?: (/.+)$", told, re.MULTILINE)}
+
+
+def copy_licenses(target: Path, packages: list[str]) -> None:
+    """Copy what the distribution says about the rights in packages; slim images leave some out, which are fetched."""
     target.mkdir()
-    owned = run("dpkg-query", "--search", *(f"*/{os.path.basename(os.path.realpath(path))}" for path in files))
-    for package in set(re.findall(r"^([^:, ]+)(?::\w+)?: /", owned, re.MULTILINE)):
+    for package in packages:
         copyright_file = Path("/usr/share/doc", package, "copyright")
-        if copyright_file.exists():  # slim images leave some out
+        if copyright_file.exists():
             shutil.copy(copyright_file, target / package)
+        else:
+            (target / package).write_bytes(fetched_copyright(package))
+
+
+def fetched_copyright(package: str) -> bytes:
+    """Return the copyright file in a package of the distribution, or of the one that its documentation is a link to."""
+    with tempfile.TemporaryDirectory() as folder:
+        run("apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", package, folder=folder)
+        (archive,) = Path(folder).iterdir()
+        run("dpkg-deb", "--extract", archive, folder)
+        documentation = Path(folder, "usr/share/doc", package)
+        if documentation.is_symlink():
+            return fetched_copyright(os.path.basename(os.readlink(documentation)))
+        return (documentation / "copyright").read_bytes()
+
+
+def write_sbom(target: Path, packages: list[str], wheels: Mapping[str, str]) -> None:
+    components = sbom.python_components(target / "lib" / VERSION / "site-packages", wheels)
+    components += sbom.debian_components(packages, target / "licenses")
+    (target / "sbom.cdx.json").write_text(sbom.document(components))
 
 
 def make_independent(path: Path, libraries: Path) -> None:
@@ -137,8 +196,8 @@ def compile_modules(target: Path) -> None:
     run(python, "-BI", "-m", "compileall", "-q", "-f", "-j", "0", "--invalidation-mode", "unchecked-hash", *folders)
 
 
-def run(*command: str | Path, environment: Mapping[str, str] | None = None) -> str:
-    return subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+def run(*command: str | Path, environment: Mapping[str, str] | None = None, folder: str | None = None) -> str:
+    return subprocess.run(command, env=environment, cwd=folder, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 if __name__ == "__main__":

@@ -11,12 +11,14 @@ usage() {
   cat <<'END'
 Usage: run.sh [PYTEST-ARGUMENT ...]
 
-Set up what the tests need in .venv of the checkout, and run all checks and tests: ruff, mypy and shellcheck, then
-pytest over tests/. With arguments only pytest is run, with these: `run.sh tests/unit`, `run.sh -k zip`.
+Set up what the tests need in .venv of the checkout, and run all checks and tests: ruff, mypy and shellcheck, pip-audit
+over what the image is made of, then pytest over tests/. With arguments only pytest is run, with these:
+`run.sh tests/unit`, `run.sh -k zip`.
 
 nginx is installed where that is allowed; else it is said how. The tests of the image need a Docker engine, what
 docker-registry and docker-compose are called in Debian, and the network: without an engine they are left out, which is
-said, unless CI=true. Exit code 0 means that everything else passed.
+said, unless CI=true. So is the audit where PyPI does not tell what it knows of vulnerabilities. Exit code 0 means that
+everything else passed.
 END
 }
 
@@ -33,6 +35,7 @@ main() {
   # Its package is for another Python only; it runs on this one all the same.
   venv=$checkout/.venv-shim PIP_IGNORE_REQUIRES_PYTHON=1 need_packages tests/compat/requirements.txt tests/compat/shim.txt
   left_out=()
+  not_audited=
   ! wants_image_tests "$@" || need_image_tools
   forget_aws
   cd "$checkout"
@@ -42,6 +45,8 @@ main() {
     step 'Types' "$venv/bin/python" -m mypy
     step 'Types of the executables' "$venv/bin/python" -m mypy --scripts-are-modules "${executables[@]/#/container/}"
     step 'Shell scripts' check_shell_scripts
+    venv=$checkout/.venv-audit need_packages tests/audit.txt
+    step 'Known vulnerabilities' audit
     set -- tests
   fi
   # A folder of this run alone: pytest would clean up after other runs, and stumble over what is very deep there.
@@ -50,8 +55,9 @@ main() {
   step 'Tests' "$venv/bin/python" -m pytest --basetemp "$scratch/tests" "${left_out[@]}" "$@"
   if ((${#left_out[@]})); then
     log 'Passed, but LEFT OUT: tests/image, because no Docker engine answers'
+    [[ -z $not_audited ]] || log "$not_audited"
   else
-    log 'All checks and tests passed'
+    log "${not_audited:-All checks and tests passed}"
   fi
 }
 
@@ -100,6 +106,15 @@ check_shell_scripts() {
     [[ $first =~ ^#!.*sh$|^#\ shellcheck\ shell= ]] && scripts+=("$file")
   done < <(git ls-files -z --cached --others --exclude-standard)
   "$venv/bin/shellcheck" --external-sources "${scripts[@]}"
+}
+
+# A mirror of PyPI, or a machine without a network, has the packages and not what is known of them: that is no fault of
+# the project, and no proof of anything either.
+audit() {
+  local code=0
+  "$venv/bin/python" tests/audit.py "$checkout/.venv-audit/bin/pip-audit" requirements.txt || code=$?
+  ((code == 3)) || return "$code"
+  not_audited='Passed, but LEFT OUT: the audit, because PyPI does not tell what it knows of vulnerabilities'
 }
 
 # No test may touch an account of yours.

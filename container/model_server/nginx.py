@@ -80,7 +80,8 @@ def _become_nginx(argv: list[str], folder: Path, user: int | None) -> None:
         os.setresgid(user, user, user)
         os.setresuid(user, user, user)
         end_with_parent(signal.SIGQUIT)
-    os.execve(argv[0], argv, {})  # no variable of ours, which others of its user could read  # noqa: S606
+    # Without a variable of ours, which others of its user could read.
+    os.execve(argv[0], argv, {})  # noqa: S606 - there is no shell in it
 
 
 def is_listening(folder: RunFolder) -> bool:

@@ -40,7 +40,7 @@ class Prepared:
 
 
 def hello(attempt: int, random: Random) -> Prepared:
-    return Prepared(f"sleep {random.choice([0, 0, 0.05, 0.2])}; echo {attempt} >hello", outputs=text("hello", attempt))
+    return Prepared(f"sleep {random.choice([0, 0, 0.1])}; echo {attempt} >hello", outputs=text("hello", attempt))
 
 
 def copies(attempt: int, random: Random) -> Prepared:
@@ -87,7 +87,7 @@ def writes_nothing(attempt: int, random: Random) -> Prepared:
 def works_in_steps(attempt: int, random: Random) -> Prepared:
     """Run for a while, so that what happens to it happens in the middle."""
     steps = random.randint(2, 6)
-    script = f"for step in {' '.join(map(str, range(steps)))}; do echo {attempt} >step-$step; sleep 0.08; done"
+    script = f"for step in {' '.join(map(str, range(steps)))}; do echo {attempt} >step-$step; sleep 0.05; done"
     expected = {name: data for step in range(steps) for name, data in text(f"step-{step}", attempt).items()}
     return Prepared(script, outputs=expected)
 

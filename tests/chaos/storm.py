@@ -8,7 +8,7 @@ import re
 import signal
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -59,8 +59,9 @@ SETTINGS = {
 }
 
 
-def sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+def etag(data: bytes) -> str:
+    """Return what S3 knows the bytes of an object by."""
+    return hashlib.md5(data).hexdigest()
 
 
 @dataclass
@@ -128,13 +129,11 @@ class Storm:
                     for ended in met:
                         ended.result()
             server.files_may_stay = life.end == "kill PID 1"  # nobody was left to remove them
-        for pursued in over:
-            self._look_at(pursued)
+        self._look_at(over)
 
     def give_up(self) -> None:
         """Note what S3 has of the tasks that the last life's end cut."""
-        for pursued in self._take_pending():
-            self._look_at(pursued)
+        self._look_at(self._take_pending())
 
     def _pursued(self, step: Step, bucket: "Bucket") -> Pursued:
         return Pursued(step, bucket, deque(step.attempts))
@@ -143,18 +142,33 @@ class Storm:
         pending, self.pending = self.pending, []
         return pending
 
-    def _look_at(self, pursued: Pursued) -> None:
-        """Note all results that were ever stored for a task, the oldest first, and the outputs that are there."""
-        bucket, prefix = pursued.bucket, f"/out/{pursued.step.name}/"
-        objects = bucket.client.list_object_versions(Bucket=bucket.name, Prefix=prefix).get("Versions", [])
-        results = [version for version in objects if version["Key"].endswith("/inference_result.json")]
+    def _look_at(self, tasks: list[Pursued]) -> None:
+        """Note all results that were ever stored for each task, the oldest first, and the outputs that are there."""
+        for name, bucket in {task.bucket.name: task.bucket for task in tasks}.items():
+            objects = versions(bucket)
+            for task in tasks:
+                if task.bucket.name == name:
+                    self._look_at_one(task.step.name, bucket, objects[task.step.name])
+
+    def _look_at_one(self, task: str, bucket: "Bucket", objects: list[dict[str, Any]]) -> None:
+        key = f"/out/{task}/.sagemaker_shim/inference_result.json"
+        results = [stored_result(bucket, key, version["VersionId"]) for version in objects if version["Key"] == key]
         outputs = {
-            version["Key"].removeprefix(prefix): sha256(bucket.get(version["Key"]))
+            version["Key"].removeprefix(f"/out/{task}/"): version["ETag"].strip('"')
             for version in objects
-            if version["IsLatest"] and version not in results
+            if version["IsLatest"] and version["Key"] != key
         }
-        stored = [stored_result(bucket, version["Key"], version["VersionId"]) for version in reversed(results)]
-        self.history.add("stored", task=pursued.step.name, results=stored, outputs=outputs)
+        self.history.add("stored", task=task, results=results[::-1], outputs=outputs)
+
+
+def versions(bucket: "Bucket") -> dict[str, list[dict[str, Any]]]:
+    """Return all versions of all objects below each task's prefix, the newest of each first."""
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    pages = bucket.client.get_paginator("list_object_versions").paginate(Bucket=bucket.name, Prefix="/out/")
+    for page in pages:
+        for version in page.get("Versions", []):
+            found[version["Key"].split("/")[2]].append(version)
+    return found
 
 
 def stored_result(bucket: "Bucket", key: str, version: str) -> dict[str, Any]:
@@ -169,7 +183,7 @@ def told(document: bytes) -> dict[str, Any]:
     result = json.loads(document)
     marks = re.findall(r"^attempt (\d+)$", "".join(result["user_process_last_stderr_lines"]), re.MULTILINE)
     return {
-        "sha256": sha256(document),
+        "sha256": hashlib.sha256(document).hexdigest(),
         "pk": result["pk"],
         "return_code": result["return_code"],
         "error": result["error"] and result["error"]["code"],
@@ -221,7 +235,7 @@ class Running:
             for method, key in targets(task, prepared, fault.target):
                 noted = Noted(fault.fault, number, f"{fault.kind} for {fault.target}", fault.excuses, history, over)
                 self.storm.s3.fault(method, key, noted, fault.times)
-        expected = {name: sha256(data) for name, data in prepared.outputs.items()}
+        expected = {name: etag(data) for name, data in prepared.outputs.items()}
         facts = {"return_code": prepared.return_code, "error": prepared.error, "status": prepared.status}
         history.add(
             "posted", life=self.life, attempt=number, task=step.name, program=step.program, outputs=expected, **facts
