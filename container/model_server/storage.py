@@ -222,7 +222,10 @@ class Storage:
                 logger.debug("S3: %s", error)
                 if (final := _final_error(error)) or failed >= deadline or not attempts_left:
                     logger.error("S3: %s", _without_names(error))
-                    raise final or StorageUnavailable from error
+                    try:
+                        raise final or StorageUnavailable from error
+                    finally:
+                        del final  # a frame that holds what it raises is a cycle, and keeps what its callers hold
                 delay = min(pause * random.uniform(0.8, 1.0), deadline - failed)  # noqa: S311 - not a secret
                 logger.warning("S3: %s; trying again in %.1f s", _without_names(error), delay)
             cancellation.wait(delay) if cancellation else time.sleep(delay)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import time
@@ -192,6 +193,43 @@ def test_a_result_that_cannot_be_put_is_a_503(start: Start, bucket: Bucket, s3: 
     }
     rig.check_at_rest()
     assert any(fault.code in line for line in rig.lines("stderr", internal=True))
+
+
+@pytest.mark.parametrize(
+    ("method", "key", "fault"),
+    [
+        ("PUT", RESULT_KEY, Answer(403, "AccessDenied")),
+        ("PUT", RESULT_KEY, SLOW_DOWN),
+        ("PUT", "/out/task/in", Answer(403, "AccessDenied")),
+        ("PUT", "/out/task/in", SLOW_DOWN),
+        ("GET", "in", Answer(404, "NoSuchKey")),
+        ("GET", "in", Answer(403, "SignatureDoesNotMatch")),
+        ("GET", "in", SLOW_DOWN),
+    ],
+    ids=lambda value: value.code if isinstance(value, Answer) else value,
+)
+def test_a_task_that_s3_fails_leaves_no_descriptor_for_the_garbage_collector(
+    start: Start, bucket: Bucket, s3: FaultyS3, method: str, key: str, fault: Answer
+) -> None:
+    bucket.put("in", "data")
+    s3.fault(method, key, fault, times=None)
+    rig = start("echoes_input", endpoint=s3.endpoint, retry_seconds=0.1)
+    gc.collect()
+    gc.disable()
+    try:
+        before = eventfds()
+        answers = [rig.post(bucket.task(inputs=[bucket.item("in", "in")])) for _ in range(2)]
+        assert all(answer.status_code == 503 or answer.json["return_code"] == 1 for answer in answers)
+        assert eventfds() == before
+    finally:
+        gc.enable()
+
+
+def eventfds() -> int:
+    """Return how many cancellations are open in this process."""
+    return [os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()].count(
+        "anon_inode:[eventfd]"
+    )
 
 
 def test_the_summary_line_says_when_the_result_is_not_stored(start: Start, bucket: Bucket) -> None:
