@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from random import Random
 from typing import Literal
 
@@ -108,7 +109,7 @@ def lives(seed: int, tasks: int) -> Iterator[Life]:
     random = Random(seed)
     steps = iter([draw_step(f"task-{number}", random) for number in range(tasks)])
     number = 0
-    while drawn := [step for step, _ in zip(steps, range(TASKS_OF_A_LIFE), strict=False)]:
+    while drawn := list(islice(steps, TASKS_OF_A_LIFE)):
         met = min(random.randint(0, TASKS_AT_AN_END), len(drawn) - 1)
         end = random.choices(ENDS, weights=(4, 2, 1, 1))[0]
         cut = len(drawn) - met

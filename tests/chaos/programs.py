@@ -75,7 +75,7 @@ def writes_many(attempt: int, random: Random) -> Prepared:
 
 
 def writes_much(attempt: int, random: Random) -> Prepared:
-    size = random.choice([100_000, 2_000_000])
+    size = random.choice([100_000, 600_000])
     expected = {"much": bytes(size)} | text("who", attempt)
     return Prepared(f"head -c {size} /dev/zero >much; echo {attempt} >who", outputs=expected)
 

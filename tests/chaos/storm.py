@@ -96,8 +96,8 @@ class Noted:
 class Storm:
     """One run: `program` is the copy of `serve` to run."""
 
+    s3_endpoint: str
     new_bucket: "Callable[[], Bucket]"
-    s3: FaultyS3
     history: History
     program: Path
     numbers: Iterator[int] = field(default_factory=lambda: count(1))
@@ -109,9 +109,12 @@ class Storm:
         bucket = self.new_bucket()
         bucket.client.put_bucket_versioning(Bucket=bucket.name, VersioningConfiguration={"Status": "Enabled"})
         over: list[Pursued] = []
-        with serving(self.s3.endpoint, program=self.program, warnings=WARNINGS, **SETTINGS) as server:
+        with (
+            FaultyS3(self.s3_endpoint) as s3,
+            serving(s3.endpoint, program=self.program, warnings=WARNINGS, **SETTINGS) as server,
+        ):
             self.history.add("started", life=life.number)
-            running = Running(server, life.number, self, bucket, over)
+            running = Running(server, s3, life.number, self, bucket, over)
             with ExitStack() as pinging:
                 pinging.enter_context(running.pinged())
                 steps = [self._pursued(step, bucket) for step in life.steps]
@@ -197,6 +200,7 @@ class Running:
     """A container that is up, and its clients."""
 
     server: Server
+    s3: FaultyS3
     life: int
     storm: Storm
     bucket: "Bucket"
@@ -234,7 +238,7 @@ class Running:
         for fault in plan.faults:
             for method, key in targets(task, prepared, fault.target):
                 noted = Noted(fault.fault, number, f"{fault.kind} for {fault.target}", fault.excuses, history, over)
-                self.storm.s3.fault(method, key, noted, fault.times)
+                self.s3.fault(method, key, noted, fault.times)
         expected = {name: etag(data) for name, data in prepared.outputs.items()}
         facts = {"return_code": prepared.return_code, "error": prepared.error, "status": prepared.status}
         history.add(
