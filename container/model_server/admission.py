@@ -17,8 +17,10 @@ POLL_SECONDS = 0.02
 def admitted(slots: Slots, scoreboard: Scoreboard, cancellation: Cancellation) -> Iterator[Slot]:
     """Hold a slot for the block, after waiting for one.
 
-    Raises QueueFull at once when no place to wait is free, and the cancellation's reason while it waits.
+    Raises QueueFull at once when no place to wait is free, and the cancellation's reason before and while it waits: a
+    request whose client had left would tell of itself in a result, perhaps that of a retry that has run meanwhile.
     """
+    cancellation.raise_if_set()
     slot = _take_or_wait(slots, scoreboard, cancellation)
     try:
         yield slot

@@ -20,6 +20,8 @@ def watched(connection: socket.socket | None, cancellation: Cancellation) -> Ite
     if connection is None:
         yield
         return
+    if _has_left(connection):  # before anybody looked: a busy worker takes a request when it can
+        cancellation.cancel(ClientLeft())
     wake, woken = socket.socketpair()
     thread = threading.Thread(target=_watch, args=(connection, woken, cancellation), daemon=True, name="client")
     thread.start()
@@ -29,6 +31,12 @@ def watched(connection: socket.socket | None, cancellation: Cancellation) -> Ite
         wake.close()
         thread.join()
         woken.close()
+
+
+def _has_left(connection: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(connection, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def _watch(connection: socket.socket, woken: socket.socket, cancellation: Cancellation) -> None:

@@ -128,7 +128,7 @@ def draw_attempt(random: Random, trouble: float) -> AttemptPlan:
     again = random.random() < 0.05
     if random.random() >= trouble:
         return AttemptPlan(again=again)
-    kind = random.choices(["S3", *ACTIONS], weights=(30, 10, 4, 3))[0]
+    kind = random.choices(["S3", *ACTIONS], weights=(30, 10, 8, 3))[0]
     if kind != "S3":
         action = next(action for action in ACTIONS if action == kind)
         return AttemptPlan(action=action, seconds=random.choice([0.0, random.uniform(0, 0.4)]), again=again)

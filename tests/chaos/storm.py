@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 CLIENTS = 3
 WORKERS = 3
 CALM_SECONDS = 15.0
+RUNS_SECONDS = 3.0
 PING_PAUSE_SECONDS = 0.2
 
 AFTER_A_KILLED_WORKER = ["worker_lost"]
@@ -280,19 +281,24 @@ class Running:
                 posted.leave()
                 return True
             case "kill algorithm":
-                sign = self.server.board / f"ran-{number}"
-                deadline = time.monotonic() + 1
-                while not (sign.exists() and sign.read_text().endswith("\n")) and time.monotonic() < deadline:
-                    time.sleep(0.01)
-                time.sleep(plan.seconds)
-                if sign.exists() and (pid := int(sign.read_text() or 0)) in {p.pid for p in self.server.algorithm}:
-                    history.add("met", attempt=number, what="kill algorithm", excuses=["algorithm_failed"])
-                    with suppress(ProcessLookupError):
-                        os.killpg(pid, signal.SIGKILL)
+                self.kill_algorithm(number, plan.seconds)
             case "kill worker":
                 time.sleep(plan.seconds)
                 self.kill_worker(number)
         return False
+
+    def kill_algorithm(self, number: int, seconds: float) -> None:
+        """Kill the process group of an attempt once it has said that it runs, if it still does after some seconds."""
+        sign = self.server.board / f"ran-{number}"
+        deadline = time.monotonic() + RUNS_SECONDS
+        while not (sign.exists() and sign.read_text().endswith("\n")) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        time.sleep(seconds)
+        with suppress(OSError):  # it has not run, or has ended
+            pid = int(sign.read_text())
+            if os.fsencode(self.server.board) in Path(f"/proc/{pid}/environ").read_bytes():
+                self.storm.history.add("met", attempt=number, what="kill algorithm", excuses=["algorithm_failed"])
+                os.killpg(pid, signal.SIGKILL)
 
     def kill_worker(self, number: int) -> None:
         history = self.storm.history

@@ -55,9 +55,10 @@ def test_pip_installs_nothing_without_a_hash() -> None:
     assert runtime.count('"install"') == 2  # the command, and the list in pip's report of it
 
 
-def test_every_environment_of_the_test_command_has_a_hash_for_each_package() -> None:
-    script = (PROJECT / "tests/run.sh").read_text()
-    files = {name for line in re.findall(r"need_packages (.*)", script) for name in line.split()}
+def test_every_environment_of_a_script_has_a_hash_for_each_package() -> None:
+    scripts = [(PROJECT / name).read_text().replace("\\\n", " ") for name in tracked("*.sh")]
+    uses = [line.split() for text in scripts for line in re.findall(r"need_packages (.*\.txt)", text)]
+    files = {name for use in uses for name in use}
     assert {"requirements.txt", "tests/requirements.txt", "tests/audit.txt"} <= files
     for name in files:
         text = (PROJECT / name).read_text().replace("\\\n", " ")

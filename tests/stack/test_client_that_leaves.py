@@ -1,6 +1,8 @@
 """A client that leaves takes its task along: a retry never runs beside the first attempt."""
 
+import os
 import re
+import signal
 import socket
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -78,6 +80,24 @@ def test_a_waiting_task_leaves_the_queue_with_its_client_and_never_runs(server: 
     assert [posted.answer().status for posted in (first, *staying)] == [200] * 5
     assert not (server.board / "ran").exists()
     assert not re.search("^/out/gone", "\n".join(bucket.keys()), re.MULTILINE)
+
+
+def test_a_task_whose_client_left_before_a_worker_took_it_is_none(server: Server, bucket: "Bucket") -> None:
+    """Its result would come after that of a retry, which another worker has taken and run meanwhile."""
+    workers = server.workers
+    for worker in workers:
+        os.kill(worker.pid, signal.SIGSTOP)
+    try:
+        server.post(server.task(bucket, "late", 'touch "$BOARD/ran"')).leave()
+        assert server.raw(b"no request\r\n\r\n").startswith(b"HTTP/1.1 400 ")  # by nginx, which has heard of it now
+    finally:
+        for worker in workers:
+            os.kill(worker.pid, signal.SIGCONT)
+    line = "A request was answered 503 (client_left: The task was cancelled because its client closed the connection)"
+    eventually(lambda: line in server.own_lines("stdout"), "an end of the request")
+    assert server.run(bucket.task("next")).json()["return_code"] == 0
+    assert not (server.board / "ran").exists()
+    assert not stored(bucket, "late")
 
 
 def test_a_client_that_leaves_in_the_middle_of_its_request_costs_nothing(server: Server, bucket: "Bucket") -> None:

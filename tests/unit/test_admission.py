@@ -53,6 +53,14 @@ def queue(tmp_path: Path) -> Iterator[Queue]:
     queue.pool.shutdown()
 
 
+def test_who_has_left_takes_no_slot_though_one_is_free(queue: Queue) -> None:
+    cancellation = Cancellation()
+    cancellation.cancel(ClientLeft())
+    with pytest.raises(ClientLeft), admitted(queue.slots, queue.board, cancellation):
+        raise AssertionError("admitted")
+    assert queue.board.slots[0].worker == 0
+
+
 def test_a_free_slot_is_had_at_once(queue: Queue) -> None:
     with admitted(queue.slots, queue.board, Cancellation()):
         assert queue.waiting == 0

@@ -30,6 +30,15 @@ def test_a_client_that_leaves_cancels(pair: tuple[socket.socket, socket.socket])
     assert isinstance(cancellation.reason, ClientLeft)
 
 
+def test_a_client_that_had_left_cancels_before_anything_is_done(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = pair
+    theirs.sendall(b"half a request")
+    theirs.close()
+    cancellation = Cancellation()
+    with watched(ours, cancellation):
+        assert isinstance(cancellation.reason, ClientLeft)
+
+
 def test_a_client_that_stays_does_not_cancel_and_keeps_its_connection(
     pair: tuple[socket.socket, socket.socket],
 ) -> None:
