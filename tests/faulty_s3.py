@@ -10,13 +10,16 @@ other request is passed on as it is.
 """
 
 import http.client
+import socket
+import struct
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 from urllib.parse import unquote, urlsplit
 
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "date", "server"}
@@ -44,6 +47,9 @@ class Reply:
 class Exchange(Protocol):
     """One request as a fault sees it."""
 
+    @property
+    def seen(self) -> Request: ...
+
     def ask(self) -> Reply:
         """Pass the request on."""
 
@@ -55,6 +61,9 @@ class Exchange(Protocol):
 
     def hang_up(self) -> None:
         """Close the connection."""
+
+    def reset(self) -> None:
+        """Close the connection with a RST."""
 
 
 class Fault(Protocol):
@@ -80,6 +89,42 @@ class CutBody:
         reply = exchange.ask()
         exchange.answer(Reply(reply.status, reply.headers, reply.body[: len(reply.body) // 2]), len(reply.body))
         exchange.hang_up()
+
+
+class Reset:
+    """Reset the connection in the middle of the answer's body, and before the answer to a request that has the body."""
+
+    def apply(self, exchange: Exchange) -> None:
+        if exchange.seen.method == "GET":
+            reply = exchange.ask()
+            exchange.answer(Reply(reply.status, reply.headers, reply.body[: len(reply.body) // 2]), len(reply.body))
+        exchange.reset()
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """Break off in the middle of the body, and have the object replaced by another meanwhile."""
+
+    replace: Callable[[], None]
+
+    def apply(self, exchange: Exchange) -> None:
+        reply = exchange.ask()
+        self.replace()
+        exchange.answer(Reply(reply.status, reply.headers, reply.body[: len(reply.body) // 2]), len(reply.body))
+        exchange.hang_up()
+
+
+@dataclass(frozen=True)
+class Expired:
+    """Say that the credentials have expired, to those who use these."""
+
+    access_key_id: str
+
+    def apply(self, exchange: Exchange) -> None:
+        if f"Credential={self.access_key_id}/" in exchange.seen.headers["Authorization"]:
+            Answer(403, "ExpiredToken").apply(exchange)
+        else:
+            exchange.answer(exchange.ask())
 
 
 class ShortBody:
@@ -153,7 +198,10 @@ class FaultyS3:
         self.requests: list[Request] = []
         self._rules: list[Rule] = []
         self._lock = threading.Lock()
-        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._listen(port=0)
+
+    def _listen(self, port: int) -> None:
+        self._server = _Server(("127.0.0.1", port), _Handler)
         self._server.proxy = self
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="faulty-s3")
 
@@ -165,6 +213,17 @@ class FaultyS3:
         """Apply a fault to the next requests of a method for a key, None for any key."""
         with self._lock:
             self._rules.append(Rule(method, key, fault, times))
+
+    @contextmanager
+    def refusing(self) -> Iterator[None]:
+        """Refuse connections for the block, and end those that are there."""
+        port = self._server.server_address[1]
+        self._end()
+        try:
+            yield
+        finally:
+            self._listen(port)
+            self._thread.start()
 
     def next_fault(self, request: Request) -> Fault | None:
         """Note a request, and return the fault that it meets; one call a request."""
@@ -184,9 +243,13 @@ class FaultyS3:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._end()
+
+    def _end(self) -> None:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+        self._server.end_connections()
 
 
 class _Server(ThreadingHTTPServer):
@@ -194,6 +257,23 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 128
     proxy: FaultyS3
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(address, handler)
+        self._connections: set[socket.socket] = set()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._connections.discard(request)
+        super().shutdown_request(request)
+
+    def end_connections(self) -> None:
+        for connection in list(self._connections):
+            with suppress(OSError):  # it has ended by itself
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -207,7 +287,8 @@ class _Handler(BaseHTTPRequestHandler):
         path, _, query = self.path.partition("?")
         _, bucket, key = [*unquote(path).split("/", 2), "", ""][:3]
         self._body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        fault = self.server.proxy.next_fault(Request(self.command, bucket, key, query, self.headers))
+        self.seen = Request(self.command, bucket, key, query, self.headers)
+        fault = self.server.proxy.next_fault(self.seen)
         try:
             if fault:
                 fault.apply(self)
@@ -247,6 +328,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def hang_up(self) -> None:
         self.close_connection = True
+
+    def reset(self) -> None:
+        self.close_connection = True
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.rfile.close()  # it holds the connection open too
+        self.connection.close()
 
     def log_message(self, format: str, *args: object) -> None:
         """Stay silent: `requests` holds what came."""

@@ -17,9 +17,10 @@ from pydantic import BaseModel, ConfigDict, SecretBytes
 from . import VERSION
 from .errors import LongshoreError, OutputBucketMissing, ResultNotStored, ServerError
 from .process import Exit
+from .s3_faults import NameRefused, ObjectForbidden, ObjectMissing
 from .stage_in import StagedIn
 from .stage_out import StagedOut
-from .storage import NameRefused, ObjectForbidden, ObjectMissing, Storage
+from .storage import Storage
 from .task import Task
 
 SIGNATURE_KEY = "signature_hmac_sha256"

@@ -29,8 +29,9 @@ from .log_channel import LogChannels
 from .logs import logger, tell_user
 from .resident_channel import ResidentChannel
 from .result import signature
+from .s3_faults import ObjectForbidden, ObjectMissing
 from .settings import Settings
-from .storage import ObjectForbidden, ObjectMissing, Storage
+from .storage import Storage
 from .tarball import fetch_all
 from .user import User, look_up
 

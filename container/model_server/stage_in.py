@@ -29,7 +29,8 @@ from .errors import (
     InternalError,
 )
 from .logs import logger
-from .storage import ObjectForbidden, ObjectMissing, Storage
+from .s3_faults import ObjectForbidden, ObjectMissing
+from .storage import Storage
 from .task import Input, Task
 
 POLL_SECONDS = 0.1

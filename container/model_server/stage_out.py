@@ -13,7 +13,8 @@ from io import BufferedReader
 from .beneath import OPEN_FOLDER, Refused, open_file, open_folder
 from .errors import OutputFolderGone, OutputsNotStored
 from .folder import TaskFolder
-from .storage import ObjectForbidden, ObjectMissing, Storage
+from .s3_faults import ObjectForbidden, ObjectMissing
+from .storage import Storage
 from .task import Task
 
 RESERVED = ".sagemaker_shim"

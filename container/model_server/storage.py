@@ -2,7 +2,8 @@
 
 Only s3:GetObject on inputs and s3:PutObject on outputs are needed: no HEAD, no list, no abort. Every request is tried
 again with growing pauses, from its start, for a minute after it first failed: a body that broke off, was too short or
-had a wrong checksum is fetched anew, and a file appears under its name only when it is whole.
+had a wrong checksum is fetched anew, and a file appears under its name only when it is whole. An object is asked for in
+one request and never in ranges, so a file is of one version of it.
 """
 
 import io
@@ -18,8 +19,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeVar
 
 from .cancellation import Cancellation
-from .errors import LongshoreError, StorageRefused, StorageUnavailable
+from .errors import LongshoreError, StorageUnavailable
 from .logs import logger
+from .s3_faults import cause_of, final_error, needs_credentials, without_names
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -42,34 +44,9 @@ READ_SECONDS = 20
 FIRST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 5.0
 
-PASSING_CODES = {
-    "ExpiredToken",
-    "RequestTimeout",
-    "RequestTimeTooSkewed",
-    "SlowDown",
-    "Throttling",
-    "ThrottlingException",
-    "OperationAborted",
-}
-CREDENTIALS_CODES = {"InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch"}
-NAME_CODES = {"InvalidArgument", "InvalidBucketName", "InvalidURI", "KeyTooLong", "KeyTooLongError"}
-"""Answers of 400 that lie in a task's bucket or key; the others lie in us, such as those of a wrong region."""
-
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 T = TypeVar("T")
-
-
-class ObjectMissing(Exception):
-    """The object does not exist."""
-
-
-class ObjectForbidden(Exception):
-    """The object does not exist, or we may not read it: without the right to list, S3 answers 403 for both."""
-
-
-class NameRefused(ObjectForbidden):
-    """Nothing in S3 can have this name."""
 
 
 class Storage:
@@ -126,6 +103,17 @@ class Storage:
         client = session.client("s3", region_name=self._region, endpoint_url=self._endpoint, config=config)
         client.meta.events.register("provide-client-params.s3", self._add_always)
         return client
+
+    def _renew(self, used: "S3Client | None") -> None:
+        """Have a new client look for credentials anew, unless another thread has done so since.
+
+        botocore refreshes them by their stated end only, and keeps those of a file or none for as long as it lives.
+        """
+        with self._making:
+            if vars(self).get("_client") is not used or used is None:
+                return
+            del self._client
+            used.close()  # what goes on in it may end
 
     def _add_always(self, params: dict[str, Any], model: "OperationModel", **_: Any) -> None:
         """Is called by botocore for each request, those of a multipart upload among them."""
@@ -210,24 +198,30 @@ class Storage:
         """Return what the attempt returns, trying again while S3 or the way to it fails, up to the deadline."""
         pause, deadline = FIRST_PAUSE_SECONDS, 0.0
         for attempts_left in reversed(range(MAX_ATTEMPTS)):
-            started = time.monotonic()
+            started, client = time.monotonic(), vars(self).get("_client")
             try:
                 return attempt()
             except LongshoreError:  # the reason to end early
                 raise
             except Exception as error:
-                failed = time.monotonic()
+                failed, cause = time.monotonic(), cause_of(error)
                 if not deadline or failed - started > RETRY_SECONDS:
                     pause, deadline = FIRST_PAUSE_SECONDS, failed + self._retry_seconds
                 logger.debug("S3: %s", error)
-                if (final := _final_error(error)) or failed >= deadline or not attempts_left:
-                    logger.error("S3: %s", _without_names(error))
+                if needs_credentials(cause):
+                    self._renew(client or vars(self).get("_client"))
+                if (final := final_error(cause)) or failed >= deadline or not attempts_left:
+                    logger.error("S3: %s", without_names(cause))
                     try:
                         raise final or StorageUnavailable from error
                     finally:
-                        del final  # a frame that holds what it raises is a cycle, and keeps what its callers hold
+                        del (
+                            final,
+                            cause,
+                        )  # a frame that holds what it raises is a cycle, and keeps what its callers hold
                 delay = min(pause * random.uniform(0.8, 1.0), deadline - failed)  # noqa: S311 - not a secret
-                logger.warning("S3: %s; trying again in %.1f s", _without_names(error), delay)
+                logger.warning("S3: %s; trying again in %.1f s", without_names(cause), delay)
+                del cause
             cancellation.wait(delay) if cancellation else time.sleep(delay)
             pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
         raise AssertionError("unreachable")
@@ -270,48 +264,3 @@ def _write_all(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
-
-
-def _final_error(error: BaseException) -> BaseException | None:
-    """Return what to raise at once, or None for a fault that may pass."""
-    from boto3.exceptions import Boto3Error
-    from botocore.exceptions import (
-        BotoCoreError,
-        ClientError,
-        NoCredentialsError,
-        ParamValidationError,
-        PartialCredentialsError,
-    )
-    from urllib3.exceptions import HTTPError  # botocore lets some of its kinds through while a body is read
-
-    if isinstance(error, Boto3Error) and error.__context__:  # S3UploadFailedError holds its cause as text only
-        return _final_error(error.__context__)
-    if isinstance(error, ClientError):
-        return _final_answer(error.response["ResponseMetadata"]["HTTPStatusCode"], error.response["Error"]["Code"])
-    if isinstance(error, (NoCredentialsError, PartialCredentialsError)):
-        return StorageRefused()
-    if isinstance(error, ParamValidationError):
-        return NameRefused()
-    return None if isinstance(error, (BotoCoreError, HTTPError)) else error
-
-
-def _final_answer(status: int, code: str) -> Exception | None:
-    if status >= 500 or status == 429 or code in PASSING_CODES:
-        return None
-    if status == 404:
-        return ObjectMissing()
-    if code in NAME_CODES:
-        return NameRefused()
-    if status == 403 and code not in CREDENTIALS_CODES:
-        return ObjectForbidden()
-    return StorageRefused()
-
-
-def _without_names(error: BaseException) -> str:
-    """Describe an error without the key and the address that its own text holds."""
-    from botocore.exceptions import ClientError
-
-    if isinstance(error, ClientError):
-        status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-        return f"{error.operation_name} was answered {status} {error.response['Error']['Code']}"
-    return type(error).__name__

@@ -27,9 +27,10 @@ from .errors import (
 )
 from .folder import remove
 from .logs import logger
+from .s3_faults import ObjectForbidden, ObjectMissing
 from .s3_uri import S3Address
 from .settings import Settings
-from .storage import ObjectForbidden, ObjectMissing, Storage
+from .storage import Storage
 from .untar import FOLDER_MODE, MemberRefused, own, unpack
 from .user import User
 

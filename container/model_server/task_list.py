@@ -8,8 +8,9 @@ import click
 
 from .cancellation import Cancellation
 from .errors import StorageRefused, StorageUnavailable, TaskInvalid
+from .s3_faults import ObjectForbidden, ObjectMissing
 from .s3_uri import parse_s3_uri
-from .storage import ObjectForbidden, ObjectMissing, Storage
+from .storage import Storage
 from .task import Task, parse_tasks
 
 

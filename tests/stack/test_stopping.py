@@ -6,12 +6,13 @@ import socket
 import threading
 import time
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
 from server import eventually, is_signed, serving
 
-from faulty_s3 import HELD_SECONDS, Exchange, FaultyS3
+from faulty_s3 import HELD_SECONDS, Answer, Exchange, FaultyS3
 
 if TYPE_CHECKING:
     from conftest import Bucket
@@ -191,3 +192,47 @@ def test_an_s3_that_hangs_while_they_are_saved_does_not_hold_up_the_stop(s3: Fau
         assert bucket.result("/out/cut")["partial_outputs"] == 1
         assert bucket.get("/out/cut/partial/a/checkpoint") == b"saved\n"
         hanging.over.set()
+
+
+def test_a_result_that_s3_does_not_take_at_once_is_stored_before_the_stop_is_over(
+    s3: FaultyS3, bucket: "Bucket"
+) -> None:
+    key = "/out/cut/.sagemaker_shim/inference_result.json"
+    s3.fault("PUT", key, Answer(503, "SlowDown"), times=5)
+    with serving(s3.endpoint, warnings="trying again in|was sent SIG") as server:
+        posted = server.post_blocking(bucket, "cut")
+        started = time.monotonic()
+        os.kill(server.pid, signal.SIGTERM)
+        answer = posted.answer()
+        assert (answer.status, answer.json()["error"]["code"]) == (503, "interrupted")
+        assert server.ended() == 0
+        assert time.monotonic() - started < 25
+        assert bucket.result("/out/cut")["error"]["code"] == "interrupted"
+        assert is_signed(bucket, "cut")
+
+
+@dataclass
+class Refusing:
+    """Answers 503, and notes when it did."""
+
+    times: list[float] = field(default_factory=list)
+
+    def apply(self, exchange: Exchange) -> None:
+        self.times.append(time.monotonic())
+        Answer(503, "SlowDown").apply(exchange)
+
+
+def test_a_result_that_s3_never_takes_is_tried_for_as_long_as_a_stop_may_last(s3: FaultyS3, bucket: "Bucket") -> None:
+    refusing = Refusing()
+    s3.fault("PUT", "/out/cut/.sagemaker_shim/inference_result.json", refusing, times=None)
+    expected = "trying again in|^report: |^nginx: |unfinished|killing it|could not be stored|was sent SIG"
+    with serving(s3.endpoint, warnings=expected) as server:
+        posted = server.post_blocking(bucket, "cut")
+        started = time.monotonic()
+        os.kill(server.pid, signal.SIGTERM)
+        answer = posted.answer()
+        assert answer.status in (502, 503)
+        assert answer.json()["error"]["code"] in ("worker_lost", "result_not_stored")
+        assert server.ended() == 0
+        assert time.monotonic() - started < 28
+        assert refusing.times[-1] - started > 15

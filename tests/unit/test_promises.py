@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parents[1]
-ROW = re.compile(r"\| (?P<id>[a-z]+-\d+) \| (?P<promise>[^|]+) \| `(?P<file>[^`:]+)::(?P<test>\w+)` \|")
+ROW = re.compile(r"\| (?P<id>[a-z][a-z0-9]*-\d+) \| (?P<promise>[^|]+) \| `(?P<file>[^`:]+)::(?P<test>\w+)` \|")
 TABLE = (TESTS / "README.md").read_text().partition("## Promises")[2]
 ROWS = [found for line in TABLE.splitlines() if (found := ROW.fullmatch(line))]
 

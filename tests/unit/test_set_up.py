@@ -4,9 +4,10 @@ import pytest
 
 from model_server.cancellation import Cancellation
 from model_server.errors import SetupResultNotStored, StorageUnavailable
+from model_server.s3_faults import ObjectForbidden
 from model_server.set_up import set_up
 from model_server.settings import Settings
-from model_server.storage import ObjectForbidden, Storage
+from model_server.storage import Storage
 
 
 @pytest.mark.parametrize("fault", [StorageUnavailable(), ObjectForbidden(), RuntimeError("nobody thought of it")])

@@ -19,8 +19,9 @@ from model_server.errors import (
     InputPathUnusable,
     LongshoreError,
 )
+from model_server.s3_faults import ObjectForbidden, ObjectMissing
 from model_server.stage_in import StagedIn, _naming, _publish, stage_in
-from model_server.storage import ObjectForbidden, ObjectMissing, Storage
+from model_server.storage import Storage
 from model_server.task import Task
 
 from .waiting import DEADLINE_SECONDS

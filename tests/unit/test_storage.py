@@ -19,11 +19,13 @@ from botocore.exceptions import (
     ResponseStreamingError,
 )
 
+from fake_clock import Clock
 from model_server import storage
 from model_server.cancellation import Cancellation
 from model_server.errors import ClientLeft, StorageRefused, StorageUnavailable
+from model_server.s3_faults import ObjectForbidden, ObjectMissing
 from model_server.settings import Settings
-from model_server.storage import ObjectForbidden, ObjectMissing, Storage
+from model_server.storage import Storage
 
 from .waiting import DEADLINE_SECONDS
 
@@ -55,6 +57,8 @@ PASSING = [
     answer(429, "TooManyRequests"),
     answer(400, "RequestTimeout"),
     answer(400, "ExpiredToken"),
+    answer(403, "ExpiredToken"),
+    answer(400, "TokenRefreshRequired"),
     answer(403, "RequestTimeTooSkewed"),
     answer(409, "OperationAborted"),
     EndpointConnectionError(endpoint_url=f"http://s3/{KEY}"),
@@ -102,19 +106,6 @@ class Attempts:
         if self.errors:
             raise self.errors.pop(0)
         return "done"
-
-
-class Clock:
-    """Stands in for the module `time`: a pause takes no time but on this clock."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
 
 
 @pytest.fixture(autouse=True)
@@ -240,3 +231,41 @@ def test_nothing_is_made_before_it_is_used() -> None:
     made = Storage("http://127.0.0.1:1", 4)
     assert "pool" not in vars(made)
     assert "_client" not in vars(made)
+
+
+REFUSED_CREDENTIALS = [*[answer(403, code) for code in ("ExpiredToken", "InvalidAccessKeyId")], NoCredentialsError()]
+
+
+@pytest.mark.parametrize("error", REFUSED_CREDENTIALS, ids=name_of)
+@pytest.mark.parametrize("uploading", [False, True])
+def test_credentials_that_are_refused_are_looked_for_anew(error: Exception, uploading: bool) -> None:
+    made = Storage(None, 1, retry_seconds=0.0, region="eu-north-1")
+    first = made.client
+    with pytest.raises((StorageRefused, StorageUnavailable)):
+        made._retried(Attempts(failed_upload(error) if uploading else error))
+    assert made.client is not first
+    made.client.close()
+
+
+def test_a_client_is_kept_whatever_else_is_answered() -> None:
+    made = Storage(None, 1, region="eu-north-1")
+    first = made.client
+    assert made._retried(Attempts(answer(503, "SlowDown"), answer(400, "RequestTimeout"))) == "done"
+    assert made.client is first
+    made.client.close()
+
+
+def test_a_client_that_another_thread_made_anew_is_kept() -> None:
+    made = Storage(None, 1, region="eu-north-1")
+    first = made.client
+
+    def attempt() -> str:
+        if made.client is not first:
+            return "done"
+        made._renew(first)
+        attempt.others = made.client  # type: ignore[attr-defined]
+        raise answer(403, "ExpiredToken")
+
+    assert made._retried(attempt) == "done"
+    assert made.client is attempt.others  # type: ignore[attr-defined]
+    made.client.close()

@@ -667,6 +667,9 @@ class Objects:
         data, length = (answer, len(answer)) if isinstance(answer, bytes) else (answer, None)
         return {"Body": StreamingBody(io.BytesIO(data) if isinstance(data, bytes) else data, length)}
 
+    def close(self) -> None:
+        """Be as a client that is replaced by one with other credentials."""
+
 
 @pytest.fixture
 def objects() -> Objects:

@@ -1,0 +1,88 @@
+"""What a fault of S3 means: whether it may pass, what to raise if not, and what the log may say of it."""
+
+from .errors import StorageRefused
+
+EXPIRED_CODES = {"ExpiredToken", "TokenRefreshRequired"}
+PASSING_CODES = {
+    "RequestTimeout",
+    "RequestTimeTooSkewed",
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "OperationAborted",
+} | EXPIRED_CODES
+CREDENTIALS_CODES = {"InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch"}
+NAME_CODES = {"InvalidArgument", "InvalidBucketName", "InvalidURI", "KeyTooLong", "KeyTooLongError"}
+"""Answers of 400 that lie in a task's bucket or key; the others lie in us, such as those of a wrong region."""
+
+
+class ObjectMissing(Exception):
+    """The object does not exist."""
+
+
+class ObjectForbidden(Exception):
+    """The object does not exist, or we may not read it: without the right to list, S3 answers 403 for both."""
+
+
+class NameRefused(ObjectForbidden):
+    """Nothing in S3 can have this name."""
+
+
+def cause_of(error: Exception) -> Exception:
+    """Return what went wrong in an upload, which boto3's own error holds as text only."""
+    from boto3.exceptions import Boto3Error
+
+    while isinstance(error, Boto3Error) and isinstance(error.__context__, Exception):
+        error = error.__context__
+    return error
+
+
+def final_error(error: Exception) -> Exception | None:
+    """Return what to raise at once, or None for a fault that may pass."""
+    from botocore.exceptions import (
+        BotoCoreError,
+        ClientError,
+        NoCredentialsError,
+        ParamValidationError,
+        PartialCredentialsError,
+    )
+    from urllib3.exceptions import HTTPError  # botocore lets some of its kinds through while a body is read
+
+    if isinstance(error, ClientError):
+        return _final_answer(error.response["ResponseMetadata"]["HTTPStatusCode"], error.response["Error"]["Code"])
+    if isinstance(error, (NoCredentialsError, PartialCredentialsError)):
+        return StorageRefused()
+    if isinstance(error, ParamValidationError):
+        return NameRefused()
+    return None if isinstance(error, (BotoCoreError, HTTPError)) else error
+
+
+def _final_answer(status: int, code: str) -> Exception | None:
+    if status >= 500 or status == 429 or code in PASSING_CODES:
+        return None
+    if status == 404:
+        return ObjectMissing()
+    if code in NAME_CODES:
+        return NameRefused()
+    if status == 403 and code not in CREDENTIALS_CODES:
+        return ObjectForbidden()
+    return StorageRefused()
+
+
+def needs_credentials(error: Exception) -> bool:
+    """Say whether other credentials than those that were used may help."""
+    from botocore.exceptions import ClientError, NoCredentialsError, PartialCredentialsError
+
+    if isinstance(error, ClientError):
+        return error.response["Error"]["Code"] in EXPIRED_CODES | CREDENTIALS_CODES
+    return isinstance(error, (NoCredentialsError, PartialCredentialsError))
+
+
+def without_names(error: Exception) -> str:
+    """Describe an error without the key and the address that its own text holds."""
+    from botocore.exceptions import ClientError
+
+    if isinstance(error, ClientError):
+        status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+        return f"{error.operation_name} was answered {status} {error.response['Error']['Code']}"
+    return type(error).__name__
