@@ -1,9 +1,11 @@
-"""gunicorn's settings; socket, workers, threads and hooks are added by model_server/gunicorn_app.py."""
+"""gunicorn's settings; socket, workers, threads and hooks are added by model_server/gunicorn_app.py.
+
+So is the class of workers, a gthread: a sync worker is killed by its timeout in mid-task, and /ping starves for as long
+as the task runs.
+"""
 
 import os
 
-# gthread: a sync worker is killed by its timeout in mid-task, and /ping starves for as long as the task runs.
-worker_class = "gthread"
 preload_app = False  # no client and no thread is made before the fork
 max_requests = 0
 timeout = 60  # liveness of the worker's main loop; under gthread it does not cut long requests

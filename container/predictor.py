@@ -21,6 +21,7 @@ from model_server.callers import Caller, Doorkeeper
 from model_server.cancellation import Cancellation
 from model_server.client import watched
 from model_server.logs import logger
+from model_server.machine_limits import unexpected
 from model_server.orphans import any_orphans
 from model_server.payload import Body, Payload
 from model_server.payload_answer import Quality
@@ -185,7 +186,7 @@ def create_app(predictor: Predictor) -> Flask:
     def refused(error: errors.LongshoreError) -> Response:
         if request.path == "/invocations" or isinstance(error, errors.CallerForbidden):
             logger.info("A request was answered %d (%s: %s)", error.http_status, error.code, error)
-        error.with_traceback(None)  # whose frames hold the cancellation that holds the error: a cycle, and a descriptor
+        errors.without_frames(error)  # which hold the cancellation that holds the error: a cycle, and a descriptor
         return _error(error)
 
     @app.errorhandler(HTTPException)
@@ -203,7 +204,7 @@ def create_app(predictor: Predictor) -> Flask:
     @app.errorhandler(Exception)
     def failed(exception: Exception) -> Response:
         logger.error("A request failed unexpectedly", exc_info=exception)
-        return refused(errors.InternalError())
+        return refused(unexpected(exception))
 
     return app
 

@@ -17,8 +17,17 @@ from .cancellation import Cancellation
 from .children import JOB_STOP_SECONDS, STOP_SIGNALS, Child, start
 from .command import algorithm_command
 from .directories import PostClean, make_writable
-from .errors import NOT_STORED, Interrupted, LongshoreError, ProcessesNotEnded, TaskSkipped
-from .linked_input import claim_task_folders, leave_empty
+from .errors import (
+    NOT_STORED,
+    FoldersNotReset,
+    Interrupted,
+    LongshoreError,
+    ProcessesNotEnded,
+    StartFailed,
+    TaskSkipped,
+)
+from .folder import TaskFolder
+from .linked_input import InputFolder, claim_task_folders, leave_empty
 from .log_channel import LogChannels
 from .logs import configure, logger
 from .orphans import any_orphans, end_orphans
@@ -27,7 +36,7 @@ from .processes import signal_name
 from .progress import Progress
 from .resident import run_keeper
 from .resident_channel import ResidentChannel
-from .result import Record
+from .result import Record, store
 from .runner import Server, finish, run_task
 from .scoreboard import ServerState
 from .set_up import is_needed, set_up
@@ -106,7 +115,7 @@ def run_batch(
             listed, report.is_read = [], False
         if listed:
             command = algorithm_command(settings)
-            input_folder, output_folder = claim_task_folders(settings)
+            input_folder, output_folder = _claim(settings, storage, listed)
             folders_left_empty.callback(leave_empty, (input_folder, output_folder))
             server = Server(
                 settings=settings,
@@ -164,6 +173,19 @@ def _ended(keeper: _Keeper | None) -> Iterator[None]:
             while keeper.process.output.read():
                 pass
             keeper.process.output.close()
+
+
+def _claim(settings: Settings, storage: Storage, tasks: Sequence[Task]) -> tuple[InputFolder, TaskFolder]:
+    """Claim the task folders; where that can't be every task has a result that says so, and StartFailed is raised."""
+    try:
+        return claim_task_folders(settings)
+    except StartFailed:
+        for task in tasks:
+            try:
+                store(Record(task, error=FoldersNotReset()).result(), task, settings.signing_key, storage)
+            except ResultNotStored as error:
+                logger.error("Task %s: %s", task.pk, error)
+        raise
 
 
 def _set_up(server: Server, cancellation: Cancellation, post_clean: PostClean) -> tuple[LongshoreError | None, bool]:

@@ -15,9 +15,10 @@ class Cancellation:
     """
 
     def __init__(self, parent: "Cancellation | None" = None) -> None:
-        self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._event = -1  # what could not be made is closed too
         self._reason: LongshoreError | None = None
         self._parent = parent
+        self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     def cancel(self, reason: LongshoreError) -> None:
         """Set the reason; the first one stays."""

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from .cancellation import Cancellation
 from .errors import ClientLeft
+from .logs import logger
 
 
 @contextmanager
@@ -24,13 +25,18 @@ def watched(connection: socket.socket | None, cancellation: Cancellation) -> Ite
         cancellation.cancel(ClientLeft())
     wake, woken = socket.socketpair()
     thread = threading.Thread(target=_watch, args=(connection, woken, cancellation), daemon=True, name="client")
-    thread.start()
-    try:
-        yield
-    finally:
-        wake.close()
-        thread.join()
-        woken.close()
+    with wake, woken:
+        try:
+            thread.start()
+        except RuntimeError:
+            logger.warning("The machine refused a thread: nobody watches whether the client stays")
+            yield
+            return
+        try:
+            yield
+        finally:
+            wake.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
 
 def _has_left(connection: socket.socket) -> bool:

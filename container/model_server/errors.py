@@ -7,7 +7,7 @@ keep its words.
 """
 
 import signal
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 NO_TASK = "Input should be a valid dictionary or object to extract fields from"
 """The drop-in's words for a body, or a part of one, that is no JSON object."""
@@ -49,6 +49,21 @@ class LongshoreError(Exception):
 
     def as_json(self) -> dict[str, str]:
         return {"code": self.code, "message": self.message, "hint": self.hint}
+
+
+Fault = TypeVar("Fault", bound=BaseException)
+
+
+def without_frames(error: Fault) -> Fault:
+    """Return an error without where it and its causes came up: the frames hold what was open there, and the error."""
+    seen: list[BaseException] = []
+    ahead: list[BaseException | None] = [error]
+    while ahead:
+        link = ahead.pop()
+        if link is not None and link not in seen:  # they may lead to each other
+            seen.append(link.with_traceback(None))
+            ahead += [link.__cause__, link.__context__]
+    return error
 
 
 # --- 4xx: the request was wrong; the same request will fail again -------------------------------------------------
@@ -512,6 +527,12 @@ class InternalError(ServerError):
     sentence = "An unexpected error occurred"
 
 
+class MachineLimit(ServerError):
+    code = "machine_limit"
+    hint = "Are there limits on open files, processes, threads or memory? The server's log says what was refused."
+    sentence = "The machine refused the server what it needs for the task"
+
+
 class NotReady(ServerError):
     code = "not_ready"
     hint = "Wait until GET /ping answers 200."
@@ -576,7 +597,7 @@ NOT_STORED = (ResultNotStored, OutputBucketMissing)
 
 class AlgorithmNotStarted(ServerError):
     code = "algorithm_not_started"
-    hint = "The machine refused a new process: are there limits on processes or memory?"
+    hint = "The machine refused a new process: are there limits on processes, open files or memory?"
     sentence = "The algorithm could not be started"
 
 

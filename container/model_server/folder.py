@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .beneath import OPEN_FOLDER
-from .errors import FoldersNotReset, StartFailed
+from .errors import FoldersNotReset, MachineLimit, StartFailed
+from .machine_limits import is_refusal
 
 Identity = tuple[int, int, int, int]
 """Device, inode, size and time of change: what tells whether a file is still the one that was there."""
@@ -38,12 +39,12 @@ class TaskFolder:
     lock: int
 
     def reset(self) -> None:
-        """Remove all that was not there when we started; raises FoldersNotReset."""
+        """Remove all that was not there when we started; raises FoldersNotReset and MachineLimit."""
         try:
             self._reset()
             at_home = os.path.samestat(os.stat(self.path.parent), os.stat(self.home))
         except OSError as error:
-            raise FoldersNotReset from error
+            raise (MachineLimit if is_refusal(error) else FoldersNotReset) from error
         if not at_home:  # a task moved what the folder is in: the path leads elsewhere now
             raise FoldersNotReset
 

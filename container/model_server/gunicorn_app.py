@@ -5,7 +5,9 @@ import logging
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -16,6 +18,7 @@ from gunicorn.app.base import Application
 from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 from gunicorn.workers.base import Worker
+from gunicorn.workers.gthread import ThreadWorker
 
 from predictor import Predictor
 
@@ -24,6 +27,8 @@ from .heap import give_back_what_is_large
 from .ledger import Ledger
 from .linked_input import InputFolder
 from .log_channel import LogChannels
+from .logs import logger
+from .machine_limits import is_refusal, started_pool
 from .nginx import error_body
 from .prctl import adopt_orphans
 from .processes import end_group
@@ -40,6 +45,7 @@ SPARE_THREADS = 4
 """Threads of a worker beyond what tasks, waiting requests and answers can hold, so that /ping is always answered."""
 
 PING_SECONDS = 2.0
+REFUSED_SECONDS = 0.1
 
 
 def write_error(sock: socket.socket, status_int: int, reason: str, mesg: str) -> None:
@@ -57,6 +63,22 @@ class GunicornLogger(Logger):
         self.error_log.handlers = []
         self.error_log.propagate = True
         self.error_log.setLevel(logging.WARNING)
+
+
+class ModelWorker(ThreadWorker):
+    """A worker of gunicorn's that a machine without more threads or files keeps waiting, and does not end."""
+
+    def get_thread_pool(self) -> ThreadPoolExecutor:
+        return started_pool(self.cfg.threads, "request")
+
+    def accept(self, listener: socket.socket) -> None:
+        try:
+            super().accept(listener)
+        except OSError as error:
+            if not is_refusal(error):
+                raise
+            logger.warning("A connection waits: %s", error.strerror)
+            time.sleep(REFUSED_SECONDS)  # it is still there then, or another worker has taken it
 
 
 @dataclass(frozen=True)
@@ -88,6 +110,7 @@ class ModelServer(Application):
         self.cfg.set("bind", f"unix:{self._inherited.folder.socket}")
         self.cfg.set("workers", settings.workers)
         self.cfg.set("threads", settings.slots + settings.queue_limit + SENDERS + SPARE_THREADS)
+        self.cfg.set("worker_class", ModelWorker)
         self.cfg.set("logger_class", GunicornLogger)
         self.cfg.set("post_worker_init", self._worker_started)
         self.cfg.set("child_exit", self._worker_ended)
@@ -121,7 +144,7 @@ class ModelServer(Application):
 
         signal.signal(signal.SIGTERM, stop)
         adopt_orphans()  # so that what leaves a task's process group is found when the task ends
-        threading.Thread(target=lambda: predictor.server.storage.client, daemon=True, name="s3").start()
+        threading.Thread(target=predictor.server.storage.warm_up, daemon=True, name="s3").start()
 
     def _worker_ended(self, arbiter: Arbiter, worker: Worker) -> None:
         """End what a worker that is gone ran, free its place in the queue, and tell PID 1; in the arbiter.

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .beneath import OPEN_FOLDER
-from .errors import FoldersNotReset
+from .errors import FoldersNotReset, MachineLimit
 from .folder import TaskFolder, claim, empty, make, open_writable, unlinked
 from .logs import logger
+from .machine_limits import is_refusal
 from .settings import Settings
 
 SUFFIX = "-input"
@@ -71,7 +72,7 @@ class InputFolder:
         """Return the folder to stage the inputs of a task into; call it after `reset`.
 
         It is a folder of the task's own that the input path leads to, or where that can't be, the input folder
-        itself. Raises FoldersNotReset.
+        itself. Raises FoldersNotReset and MachineLimit.
         """
         if self.parent is None:
             return self.folder.path
@@ -86,7 +87,7 @@ class InputFolder:
         return target
 
     def reset(self) -> None:
-        """Remove the link and what tasks left; raises FoldersNotReset."""
+        """Remove the link and what tasks left; raises FoldersNotReset and MachineLimit."""
         try:
             self.folder.reset()
         finally:
@@ -94,7 +95,7 @@ class InputFolder:
                 try:
                     self.parent.clean()
                 except OSError as error:
-                    raise FoldersNotReset from error
+                    raise (MachineLimit if is_refusal(error) else FoldersNotReset) from error
 
 
 def leave_empty(folders: Iterable[InputFolder | TaskFolder]) -> None:
@@ -102,7 +103,7 @@ def leave_empty(folders: Iterable[InputFolder | TaskFolder]) -> None:
     for folder in folders:
         try:
             folder.reset()
-        except FoldersNotReset:
+        except (FoldersNotReset, MachineLimit):
             logger.exception("A task folder could not be emptied")
 
 

@@ -8,7 +8,8 @@ from typing import Protocol
 
 from .archive import NO_ROOM
 from .cancellation import Cancellation
-from .errors import ClientLeft, DiskFull, PayloadPathTaken
+from .errors import ClientLeft, DiskFull, FoldersNotReset, PayloadPathTaken
+from .machine_limits import READ_ONLY
 
 CHUNK_BYTES = 1024 * 1024
 FILE_MODE = 0o644  # whatever the umask is
@@ -36,7 +37,7 @@ class Payload:
 def receive(payload: Payload, folder: Path, cancellation: Cancellation) -> int:
     """Write a payload to its file in a folder and return its bytes.
 
-    Raises ClientLeft when it ends early, DiskFull, PayloadPathTaken, and the cancellation's reason.
+    Raises ClientLeft when it ends early, DiskFull, FoldersNotReset, PayloadPathTaken, and the cancellation's reason.
     """
     staging = folder / f".payload-{secrets.token_hex(8)}"  # what is mounted in the folder may have any other name
     destination = folder / payload.name
@@ -48,6 +49,8 @@ def receive(payload: Payload, folder: Path, cancellation: Cancellation) -> int:
     except OSError as error:
         if error.errno in NO_ROOM:
             raise DiskFull from error
+        if error.errno in READ_ONLY:  # since we started: it was tried then
+            raise FoldersNotReset from error
         raise
     return size
 

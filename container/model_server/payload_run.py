@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from .cancellation import Cancellation
-from .errors import InternalError, LongshoreError
+from .errors import LongshoreError, without_frames
 from .logs import logger, tell_user
+from .machine_limits import unexpected
 from .payload import Payload, receive
 from .payload_answer import Answer, Quality, pack
 from .process import Exit
@@ -50,10 +51,10 @@ def run_payload(
             packed = pack(server.output, quality, cancellation.raise_if_set)
         answer = sending.begin(packed, cancellation)
     except LongshoreError as fault:
-        error = fault.with_traceback(None)  # whose frames may hold descriptors
-    except Exception:
+        error = without_frames(fault)  # which may hold descriptors
+    except Exception as fault:
         logger.exception("Payload %s failed unexpectedly", pk)
-        error = InternalError()
+        error = unexpected(without_frames(fault))
     if error and error.user_message:
         tell_user(logging.ERROR, error.user_message, pk)
     logger.info(

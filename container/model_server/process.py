@@ -12,6 +12,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 
 from .algorithm_output import AlgorithmOutput
@@ -150,7 +151,8 @@ class _Run:
             self._kill_at = math.inf
         if now >= self._sample_at:
             self._memory.sample()
-            reap_orphans(but=[self._process.pid, *self._others])
+            with suppress(OSError):  # no file is free for the look: the next one may find it
+                reap_orphans(but=[self._process.pid, *self._others])
             self._sample_at = now + SAMPLE_SECONDS
 
     def _stop(self, reason: LongshoreError) -> None:

@@ -16,6 +16,7 @@ from .errors import (
     CommandNotRunnable,
     UserForbidden,
 )
+from .machine_limits import is_refusal
 from .memory_order import first_to_end
 from .settings import Settings
 from .user import SAME_USER, User, home_of, look_up
@@ -75,11 +76,13 @@ class Program:
             raise CommandMissing from error
         except PermissionError as error:
             raise (CommandForbidden if error.filename else UserForbidden) from error  # it names what was executed
-        except (BlockingIOError, MemoryError) as error:
-            raise AlgorithmNotStarted from error
         except ValueError as error:
             raise ArgumentsUnusable from error
+        except MemoryError as error:
+            raise AlgorithmNotStarted from error
         except OSError as error:
+            if is_refusal(error):
+                raise AlgorithmNotStarted from error
             raise (ArgumentsUnusable if error.errno == errno.E2BIG else CommandNotRunnable) from error
 
 

@@ -11,18 +11,19 @@ from .cancellation import Cancellation
 from .directories import Leftovers
 from .errors import (
     NOT_STORED,
-    InternalError,
     Interrupted,
     InvokeBroken,
     InvokeUnreachable,
     LongshoreError,
     ResultNotStored,
     WorkerLost,
+    without_frames,
 )
 from .folder import TaskFolder
 from .linked_input import InputFolder, leave_empty
 from .log_channel import LogChannels
 from .logs import logger, tell_user
+from .machine_limits import unexpected
 from .partial_outputs import save_partial_outputs
 from .process import Exit, Limits, run
 from .program import Program
@@ -83,10 +84,10 @@ def run_task(
                 raise record.exit.error
             stage_out(task, server.output, server.storage, record.staged_out)
     except LongshoreError as error:
-        record.error = error.with_traceback(None)  # whose frames hold the record: a cycle, and descriptors with it
-    except Exception:
+        record.error = without_frames(error)  # which hold the record: a cycle, and descriptors with it
+    except Exception as error:
         logger.exception("Task %s failed unexpectedly", task.pk)
-        record.error = InternalError()
+        record.error = unexpected(without_frames(error))
     return finish(record, server)
 
 

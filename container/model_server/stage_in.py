@@ -21,6 +21,7 @@ from .archive_limits import ArchiveLimits
 from .cancellation import Cancellation
 from .errors import (
     DiskFull,
+    FoldersNotReset,
     InputForbidden,
     InputMissing,
     InputPathForbidden,
@@ -29,6 +30,7 @@ from .errors import (
     InternalError,
 )
 from .logs import logger
+from .machine_limits import READ_ONLY
 from .s3_faults import ObjectForbidden, ObjectMissing
 from .storage import Storage
 from .task import Input, Task
@@ -56,11 +58,12 @@ def stage_in(
 ) -> None:
     """Bring all inputs of a task into a folder, and note in `staged` what it took.
 
-    Raises an InputError that names the first input at fault, DiskFull, a storage error, or the cancellation's reason.
+    Raises an InputError that names the first input at fault, DiskFull, FoldersNotReset, a storage error, or the
+    cancellation's reason.
     """
     started = time.monotonic()
     try:
-        staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=folder))
+        staging = _make_staging(folder)
         try:
             staged.bytes = _download(task, folder, staging, storage, cancellation)
         finally:
@@ -73,6 +76,15 @@ def stage_in(
     except OSError as error:
         if error.errno in NO_ROOM:
             raise DiskFull from error
+        raise
+
+
+def _make_staging(folder: Path) -> Path:
+    try:
+        return Path(tempfile.mkdtemp(prefix=".staging-", dir=folder))
+    except OSError as error:
+        if error.errno in READ_ONLY:  # since we started: it was tried then
+            raise FoldersNotReset from error
         raise
 
 
@@ -146,7 +158,7 @@ def _naming(index: int) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL):
             raise InputPathUnusable(field) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno in READ_ONLY:
             raise InputPathForbidden(field) from error
         logger.debug("%s: %s", field, error)
         raise OSError(error.errno, error.strerror) from None  # without the file's name, which may reach the log

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeVar
 from .cancellation import Cancellation
 from .errors import LongshoreError, StorageUnavailable
 from .logs import logger
+from .machine_limits import started_pool
 from .s3_faults import cause_of, final_error, needs_credentials, without_names
 from .settings import Settings
 
@@ -79,9 +80,18 @@ class Storage:
             always |= {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": settings.output_kms_key_id}
         return cls(settings.s3_endpoint, settings.transfers, region=settings.region, always=always)
 
-    @cached_property
+    def warm_up(self) -> None:
+        """Make now what would be made at first use."""
+        self.client, self.pool  # noqa: B018
+
+    @property
     def pool(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(self._transfers, thread_name_prefix="transfer")
+        with self._making:
+            return self._pool
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return started_pool(self._transfers, "transfer")
 
     @property
     def client(self) -> "S3Client":
@@ -218,7 +228,7 @@ class Storage:
                         del (
                             final,
                             cause,
-                        )  # a frame that holds what it raises is a cycle, and keeps what its callers hold
+                        )  # a frame that holds what it raises is a cycle, and keeps its callers' things
                 delay = min(pause * random.uniform(0.8, 1.0), deadline - failed)  # noqa: S311 - not a secret
                 logger.warning("S3: %s; trying again in %.1f s", without_names(cause), delay)
                 del cause

@@ -223,7 +223,7 @@ class Rig:
         for end in vars(self._ledger).values():
             if hasattr(end, "close"):
                 end.close()
-        if "pool" in vars(self.storage):
+        if "_pool" in vars(self.storage):
             self.storage.pool.shutdown()
         if "_client" in vars(self.storage):
             self.storage.client.close()

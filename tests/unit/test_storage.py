@@ -229,7 +229,7 @@ def test_an_answer_that_comes_after_the_cancellation_opens_no_file_and_keeps_no_
 
 def test_nothing_is_made_before_it_is_used() -> None:
     made = Storage("http://127.0.0.1:1", 4)
-    assert "pool" not in vars(made)
+    assert "_pool" not in vars(made)
     assert "_client" not in vars(made)
 
 
