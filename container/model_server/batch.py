@@ -183,7 +183,7 @@ def _claim(settings: Settings, storage: Storage, tasks: Sequence[Task]) -> tuple
         for task in tasks:
             try:
                 store(Record(task, error=FoldersNotReset()).result(), task, settings.signing_key, storage)
-            except ResultNotStored as error:
+            except NOT_STORED as error:
                 logger.error("Task %s: %s", task.pk, error)
         raise
 

@@ -217,10 +217,13 @@ class Storage:
                 failed, cause = time.monotonic(), cause_of(error)
                 if not deadline or failed - started > RETRY_SECONDS:
                     pause, deadline = FIRST_PAUSE_SECONDS, failed + self._retry_seconds
+                final = final_error(cause)
+                if final is cause:  # it is not S3's, and is told by whoever takes it
+                    raise
                 logger.debug("S3: %s", error)
                 if needs_credentials(cause):
                     self._renew(client or vars(self).get("_client"))
-                if (final := final_error(cause)) or failed >= deadline or not attempts_left:
+                if final or failed >= deadline or not attempts_left:
                     logger.error("S3: %s", without_names(cause))
                     try:
                         raise final or StorageUnavailable from error

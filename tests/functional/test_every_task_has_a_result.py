@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import gc
+import io
 import json
 import os
 import time
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +16,7 @@ import pytest
 from rig import KEY, outputs_of, signed_result
 
 from faulty_s3 import Answer, CutBody, Delay, FaultyS3, Hold
+from model_server import storage
 from model_server.errors import WorkerLost
 from model_server.ledger import AcceptedTask
 from model_server.lost_tasks import store_lost_results
@@ -350,6 +354,39 @@ def test_an_input_whose_path_the_file_system_refuses_ends_in_a_result(start: Sta
     path = f"{long}/{'e' * min(250, max(1, padding))}"[:3072]
     result = rig.run(bucket.task(inputs=[bucket.item(path, "in")]))
     assert result["error"] is None or result["error"]["code"] == "input_path_unusable"
+
+
+class FullQuota(io.RawIOBase):
+    """A file of a user whose quota is used up."""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: object) -> int:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), "patient-7")
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "zip"])
+def test_a_quota_that_is_used_up_ends_in_a_result_and_the_next_task_runs(
+    start: Start, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, packed: bool
+) -> None:
+    """It takes a file system of its own to use one up, so the error is ours; all else is real."""
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        archive.writestr("file", "data")
+    bucket.put("in", data.getvalue())
+    rig = start("echoes_input")
+    inputs = [bucket.item("file", "in", decompress=packed)]
+    with monkeypatch.context() as patch:
+        if packed:
+            patch.setattr(Path, "open", lambda *_: FullQuota())
+        else:
+            patch.setattr(storage, "_write_all", lambda _, data: FullQuota().write(data))
+        result = rig.run(bucket.task("full", inputs=inputs))
+    sentence = "Contents of zip file too large" if packed else "There is not enough disk space for the inputs"
+    assert (result["return_code"], result["user_safe_error_message"]) == (1, sentence)
+    assert outputs_of(rig.run(bucket.task("next", inputs=inputs))) == ["file"]
+    assert "patient-7" not in rig.log_text()
 
 
 def test_the_next_task_runs_well_after_every_kind_of_failure(start: Start, bucket: Bucket, s3: FaultyS3) -> None:

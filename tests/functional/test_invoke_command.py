@@ -148,6 +148,19 @@ def test_a_full_disk_ends_in_a_result(invoke: Invocation, bucket: Bucket, tmp_pa
     invoke.assert_tidy()
 
 
+def test_folders_that_can_not_be_used_are_said_in_every_result(
+    invoke: Invocation, bucket: Bucket, tmp_path: Path
+) -> None:
+    (tmp_path / "output").touch()
+    tasks = [bucket.task(f"task-{number}") for number in range(2)]
+    ended = invoke.run("does_nothing", "-t", json.dumps(tasks))
+    assert ended.returncode == 1
+    assert b"can not be used: File exists" in ended.stderr
+    for task in tasks:
+        result = signed_result(bucket, task)
+        assert (result["return_code"], result["error"]["code"]) == (1, "folders_not_reset")
+
+
 # -- bad arguments and bad settings
 
 
