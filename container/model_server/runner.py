@@ -149,7 +149,7 @@ def finish(record: Record, server: Server, tell: bool = True) -> Outcome:
     try:
         store(result, record.task, server.settings.signing_key, server.storage)
     except NOT_STORED as not_stored:
-        error = type(not_stored)()  # the one that was raised holds this frame: a cycle, and descriptors with it
+        error = without_frames(not_stored)
     except Exception:
         logger.exception("The result of task %s could not be uploaded", record.task.pk)
         error = ResultNotStored()

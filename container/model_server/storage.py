@@ -225,16 +225,9 @@ class Storage:
                     self._renew(client or vars(self).get("_client"))
                 if final or failed >= deadline or not attempts_left:
                     logger.error("S3: %s", without_names(cause))
-                    try:
-                        raise final or StorageUnavailable from error
-                    finally:
-                        del (
-                            final,
-                            cause,
-                        )  # a frame that holds what it raises is a cycle, and keeps its callers' things
+                    raise final or StorageUnavailable from error
                 delay = min(pause * random.uniform(0.8, 1.0), deadline - failed)  # noqa: S311 - not a secret
                 logger.warning("S3: %s; trying again in %.1f s", without_names(cause), delay)
-                del cause
             cancellation.wait(delay) if cancellation else time.sleep(delay)
             pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
         raise AssertionError("unreachable")
