@@ -179,6 +179,20 @@ class Hold:
         exchange.write(reply.body[middle:])
 
 
+@dataclass(frozen=True)
+class HeldAnswer:
+    """Do what is asked, and hold the answer back until the test lets it go."""
+
+    reached: threading.Event = field(default_factory=threading.Event)
+    released: threading.Event = field(default_factory=threading.Event)
+
+    def apply(self, exchange: Exchange) -> None:
+        reply = exchange.ask()
+        self.reached.set()
+        self.released.wait(HELD_SECONDS)
+        exchange.answer(reply)
+
+
 @dataclass
 class Rule:
     method: str

@@ -274,33 +274,30 @@ class Supervisor:
         self._stopping = True
         self._deadline = time.monotonic() + STOP_SECONDS
         self._nginx_ends_at = time.monotonic() + NGINX_SECONDS
-        if self._gunicorn and self._gunicorn.pid in self._children:
-            os.kill(self._gunicorn.pid, signal.SIGTERM)
-        elif self._gunicorn:
-            signal_group(self._gunicorn.pid, signal.SIGTERM)  # its workers, whose arbiter is gone
         for child, signum in (
+            (self._gunicorn, signal.SIGTERM),
             (self._nginx, signal.SIGQUIT),
             (self._set_up, signal.SIGTERM),
             (self._keeper, signal.SIGTERM),
         ):
             if child and child.pid in self._children:
                 os.kill(child.pid, signum)
+            elif child and child in (self._gunicorn, self._nginx):
+                signal_group(child.pid, signum)  # the workers of a master that was killed
 
     def _go_on_stopping(self) -> None:
         now = time.monotonic()
         before, self._unsent = self._unsent, nginx.unsent(self._inherited.settings.port)
-        if self._gunicorn_is_there() or self._unsent != before:
+        self._gunicorn, self._nginx = _left(self._gunicorn), _left(self._nginx)
+        if self._gunicorn or self._unsent != before:
             self._nginx_ends_at = now + NGINX_SECONDS
-        elif self._nginx and self._nginx.pid in self._children and now > self._nginx_ends_at:
+        elif self._nginx and now > self._nginx_ends_at:
             signal_group(self._nginx.pid, signal.SIGKILL)
         if now > self._deadline:
             self._kill_everything()
 
-    def _gunicorn_is_there(self) -> bool:
-        return self._gunicorn is not None and signal_group(self._gunicorn.pid, 0)
-
     def _all_ended(self) -> bool:
-        if self._children or self._gunicorn_is_there():
+        if self._children or self._gunicorn or self._nginx:
             return False
         self._hear_workers()
         for worker in self._ledger.workers():
@@ -312,6 +309,12 @@ class Supervisor:
         for group in (self._scoreboard.state.resident, *(slot.group for slot in self._scoreboard.slots)):
             if group:
                 signal_group(group, signal.SIGKILL)
-        for child in list(self._children.values()):
-            signal_group(child.pid, signal.SIGKILL)
+        for child in (*self._children.values(), self._gunicorn, self._nginx):
+            if child:
+                signal_group(child.pid, signal.SIGKILL)
         self._deadline += 1
+
+
+def _left(child: Child | None) -> Child | None:
+    """Return a child, or None once it and its workers have ended: from then on its number may be another's."""
+    return child if child and signal_group(child.pid, 0) else None

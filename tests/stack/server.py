@@ -78,6 +78,11 @@ class Process:
         """Whether it is more than a number that nobody has asked for yet."""
         return self.state not in "ZX"
 
+    def is_there(self) -> bool:
+        """Say whether it runs now, and its number is not another's."""
+        now = process_table().get(self.pid)
+        return now is not None and now.born == self.born and now.runs
+
     def descriptors(self) -> list[str]:
         """Return what its open descriptors are, without the numbers of sockets and pipes."""
         folder = f"/proc/{self.pid}/fd"

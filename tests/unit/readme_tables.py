@@ -5,18 +5,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+TESTS = Path(__file__).parents[1]
 README = Path(__file__).parents[2] / "README.md"
 CONTAINER = Path(__file__).parents[2] / "container"
 
 HEADS = {
     "settings": ["| Variable | Other names | Default | |", "|---|---|---|---|"],
     "errors": ["| Code | Status | Sentence |", "|---|---|---|"],
+    "deaths": ["| Killed | While | The client sees | The result says | The next task |", "|---|---|---|---|---|"],
 }
 
 
 def table(name: str) -> list[str]:
     """Return the lines of a table as the code has it."""
-    return HEADS[name] + {"settings": settings_rows, "errors": error_rows}[name]()
+    return HEADS[name] + {"settings": settings_rows, "errors": error_rows, "deaths": death_rows}[name]()
 
 
 def settings_rows() -> list[str]:
@@ -67,13 +69,20 @@ def sentence(error: Any) -> str:
     return OWN_SENTENCES.get(error.code) or start + error.sentence
 
 
+def death_rows() -> list[str]:
+    """Return the rows of the table that tests/stack/test_deaths.py walks; stages that end alike are in one."""
+    import death_table
+
+    return death_table.rows()
+
+
 def table_of_the_readme(name: str) -> list[str]:
     """Return the lines between a table's two marks."""
     return README.read_text().partition(f"<!-- {name} -->\n")[2].partition(f"<!-- /{name} -->")[0].splitlines()
 
 
 def main() -> None:
-    sys.path.insert(0, str(CONTAINER))
+    sys.path[:0] = [str(CONTAINER), str(TESTS)]
     for name in HEADS:
         before, begin, rest = README.read_text().partition(f"<!-- {name} -->\n")
         _, end, after = rest.partition(f"<!-- /{name} -->")
