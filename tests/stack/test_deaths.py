@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from server import Answer, Process, Server, eventually, is_signed, serving
 
-from death_table import DEATHS, GUNICORN, ITS_CHILD, NGINX, NGINX_WORKER, PROGRAM, WORKER, Death
+from death_table import AFTER_ITS_END, DEATHS, GUNICORN, ITS_CHILD, NGINX, NGINX_WORKER, PROGRAM, WORKER, Death
 from faulty_s3 import FaultyS3
 from stages import HeldTask
 
@@ -50,11 +50,14 @@ class Place:
         victim = self.victim(death.killed)
         os.kill(victim.pid, signal.SIGKILL)
         eventually(lambda: not victim.is_there(), "the end of who was killed")
-        task.let_go()
+        if death.stage in AFTER_ITS_END:  # what is uploaded then is waited for; before, a late input could come first
+            task.let_go()
         try:
             return posted.answer()
         except (http.client.RemoteDisconnected, ConnectionResetError):
             return None
+        finally:
+            task.let_go()
 
     def victim(self, killed: str) -> Process:
         server = self.server
