@@ -6,7 +6,7 @@ The README shows the same to its readers, and a test compares the two.
 from itertools import groupby
 from typing import NamedTuple
 
-from stages import RUNNING, STAGES, STAGING_IN, STORING, UPLOADING
+from stages import AFTER_ITS_END, BEFORE_ITS_END, RUNNING, STAGES
 
 PROGRAM = "the program"
 ITS_CHILD = "a process that it started"
@@ -34,8 +34,6 @@ class Death(NamedTuple):
 def everywhere(killed: str, *outcome: int | str | None, stages: tuple[str, ...] = STAGES) -> list[Death]:
     return [Death(killed, stage, *outcome) for stage in stages]  # type: ignore[arg-type]
 
-
-BEFORE_ITS_END, AFTER_ITS_END = (STAGING_IN, RUNNING), (UPLOADING, STORING)
 
 DEATHS = [
     Death(PROGRAM, RUNNING, 200, "algorithm_failed", 137),

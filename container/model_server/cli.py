@@ -3,9 +3,9 @@
 import os
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import wraps
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import click
 
@@ -38,9 +38,20 @@ def _starting(command: Callable[..., int]) -> Callable[..., None]:
         except StartFailed as error:
             click.echo(str(error), err=True)
             code = error.EXIT_CODE
-        sys.exit(code)
+        except click.Abort:
+            click.echo("Aborted!", err=True)  # as click has it
+            code = 1
+        _exit(code)
 
     return run
+
+
+def _exit(code: int) -> NoReturn:
+    """End this process now: Python would wait for the thread of a transfer that hangs, and nobody needs it any more."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, AttributeError):  # nobody reads it, or it was closed when we began
+            stream.flush()
+    os._exit(code)
 
 
 def _told(command: str) -> AbstractContextManager[None]:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from server import Answer, Process, Server, eventually, is_signed, serving
 
-from death_table import AFTER_ITS_END, DEATHS, GUNICORN, ITS_CHILD, NGINX, NGINX_WORKER, PROGRAM, WORKER, Death
+from death_table import DEATHS, GUNICORN, ITS_CHILD, NGINX, NGINX_WORKER, PROGRAM, WORKER, Death
 from faulty_s3 import FaultyS3
-from stages import HeldTask
+from stages import AFTER_ITS_END, HeldTask
 
 if TYPE_CHECKING:
     from conftest import Bucket
