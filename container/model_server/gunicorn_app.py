@@ -4,6 +4,7 @@ import faulthandler
 import logging
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -43,6 +44,9 @@ from .storage import Storage
 CONFIGURATION = Path(__file__).parent.parent / "gunicorn.conf.py"
 SPARE_THREADS = 4
 """Threads of a worker beyond what tasks, waiting requests and answers can hold, so that /ping is always answered."""
+
+SWITCH_SECONDS = 0.0005
+"""How long a busy thread of a worker may keep Python from one that waits: /ping, with its dozen waits, is behind it."""
 
 PING_SECONDS = 2.0
 REFUSED_SECONDS = 0.1
@@ -143,6 +147,7 @@ class ModelServer(Application):
             worker.handle_exit(signum, frame)
 
         signal.signal(signal.SIGTERM, stop)
+        sys.setswitchinterval(SWITCH_SECONDS)
         adopt_orphans()  # so that what leaves a task's process group is found when the task ends
         threading.Thread(target=predictor.server.storage.warm_up, daemon=True, name="s3").start()
 

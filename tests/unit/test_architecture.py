@@ -44,6 +44,9 @@ LAYERS = [
 HEIGHT = {module: height for height, layer in enumerate(LAYERS) for module in layer}
 FORBIDDEN_NAMES = {"utils", "helpers", "common", "core", "manager", "handler", "mixin"}
 ENVIRONMENT_NAMES = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}
+WALL_CLOCKS = {"time.time", "time.time_ns", "time.localtime", "time.gmtime", "time.ctime", "time.strftime"} | {
+    f"{owner}.{name}" for owner in ("datetime", "datetime.datetime", "date") for name in ("now", "utcnow", "today")
+}
 EXECUTABLES = ("serve", "train", "process", "invoke", "longshore")
 PAGE_LINES = 40
 
@@ -111,6 +114,15 @@ def test_only_the_settings_read_the_environment(path: Path) -> None:
         ENVIRONMENT_NAMES | {"*"}
     )
     assert read == ({"environ"} if path.name == "settings.py" else set()) or reads_wsgi_only(path, tree, read)
+
+
+@pytest.mark.parametrize("path", PYTHON_FILES, ids=lambda path: path.name)
+def test_nothing_goes_by_the_wall_clock(path: Path) -> None:
+    """It may jump; only what signs requests to S3 has to know it, which is botocore."""
+    tree = ast.parse(path.read_text())
+    named = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    named |= {f"{n.module}.{a.name}" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) for a in n.names}
+    assert not named & WALL_CLOCKS
 
 
 def reads_wsgi_only(path: Path, tree: ast.AST, read: set[str]) -> bool:
