@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from conftest import Bucket
 
 MEGABYTE = 1024 * 1024
+LARGEST_TASKS = 25  # megabytes, of a body
 LINE = "x" * 100
 
 
@@ -103,20 +104,29 @@ def send_halves(server: Server, bucket: "Bucket", clients: int) -> None:
                 pass
 
 
-def send_bodies(server: Server, bucket: "Bucket", megabytes: int, filling: Callable[[int], str]) -> None:
-    """Post a task that says much about nothing, from four clients at once."""
-    task = '{"pk": "x", "inputs": [], "filling": ' + filling(megabytes * MEGABYTE) + "}"
-    posted = [server.send("POST", "/invocations", task.encode()) for _ in range(4)]
-    assert {request.answer().status for request in posted} <= {413, 422}
+def send_bodies(server: Server, body: bytes, kind: str, expected: set[int]) -> None:
+    """Post a body from four clients at once."""
+    posted = [server.send("POST", "/invocations", body, {"Content-Type": kind}) for _ in range(4)]
+    answers = [request.answer() for request in posted]
+    assert {answer.status for answer in answers} == expected, [answer.body for answer in answers]
+
+
+def send_tasks(server: Server, bucket: "Bucket", megabytes: int) -> None:
+    """Post what says much, and is a task no more than the bounds let it be."""
+    value = '{"key":"' + "x" * 1000 + '"}'
+    values = ",".join([value] * (megabytes * MEGABYTE // (len(value) + 1)))
+    expected = {422} if megabytes <= LARGEST_TASKS else {413}
+    send_bodies(server, f'{{"inputs": [{values}]}}'.encode(), "application/json", expected)
 
 
 def send_spaces(server: Server, bucket: "Bucket", megabytes: int) -> None:
-    send_bodies(server, bucket, megabytes, lambda size: f"0{' ' * size}")
+    """Post what says nothing, which takes longest to be read."""
+    send_bodies(server, b"{}" + b" " * (megabytes * MEGABYTE - 2), "application/json", {422})
 
 
-def send_objects(server: Server, bucket: "Bucket", megabytes: int) -> None:
-    item = '{"relative_path":"scan.mha","bucket_name":"bucket","bucket_key":"scans/1.mha"}'
-    send_bodies(server, bucket, megabytes, lambda size: f"[{','.join([item] * (size // (len(item) + 1)))}]")
+def send_payloads(server: Server, bucket: "Bucket", megabytes: int) -> None:
+    """Post files for the program, which makes nothing of them: that is a 422."""
+    send_bodies(server, bytes(megabytes * MEGABYTE), "application/octet-stream", {422})
 
 
 LOADS = [
@@ -126,11 +136,14 @@ LOADS = [
     Load("a log is written", write_a_log, 1024, 16, "MiB"),
     Load("a log is not read", write_a_log_that_nobody_reads, 20, 2, "s", log_is_read=False),
     Load("requests are half sent", send_halves, 64, 64, "clients"),
-    Load("bodies of spaces arrive", send_spaces, 100, 16, "MiB"),
-    Load("bodies of objects arrive", send_objects, 100, 16, "MiB"),
+    Load("tasks are too large", send_tasks, 100, 32, "MiB"),
+    Load("large tasks are read", send_tasks, 24, 8, "MiB"),
+    Load("spaces are read", send_spaces, 25, 16, "MiB"),
+    Load("payloads arrive", send_payloads, 100, 16, "MiB"),
 ]
 
 
+SETTINGS = {"LOG_LEVEL": "INFO", "ALGORITHM_PAYLOADS": "true"}
 WARNINGS = "nobody reads the log|lines of ours were dropped"
 
 
@@ -138,7 +151,9 @@ def measure(load: Load, bucket: "Bucket", size: int, seconds: float, **more: Any
     """Return the pings under a load, and how often it was carried meanwhile; further keywords are `serving`'s."""
     with (
         log(load.log_is_read) as stdout,
-        serving(bucket.endpoint, stdout=stdout, warnings=WARNINGS, LOG_LEVEL="INFO", **more) as server,
+        serving(
+            bucket.endpoint, stdout=stdout, warnings=WARNINGS, LOG_LEVEL="INFO", ALGORITHM_PAYLOADS="true", **more
+        ) as server,
     ):
         load.prepare(bucket, size)
         assert server.run(bucket.task("first")).status == 200  # what is slow the first time is not what is asked for

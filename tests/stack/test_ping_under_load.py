@@ -26,8 +26,10 @@ QUICK = {
     "a zip is unpacked",
     "files are cleaned",
     "a log is written",
-    "bodies of spaces arrive",
-    "bodies of objects arrive",
+    "tasks are too large",
+    "large tasks are read",
+    "spaces are read",
+    "payloads arrive",
 }
 """The loads that are over soon at a small size; test_slow_log_reader.py has the log that nobody reads."""
 
