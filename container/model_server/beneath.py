@@ -1,7 +1,8 @@
 """Opening what lies beneath a folder that a stranger filled, and nothing else.
 
-Each step is one open without following links, relative to the folder before. A link is followed by hand, and only as
-long as it stays beneath: the kernel's openat2(RESOLVE_BENEATH) refuses absolute links that lead back inside, which
+Each step is one open without following links, relative to the folder before, and nothing is opened for reading before
+it is known to be a regular file: no name is looked up twice. A link is followed by hand, and only as long as it stays
+beneath: the kernel's openat2(RESOLVE_BENEATH) refuses absolute links that lead back inside, which
 programs make all the time, and old seccomp profiles refuse openat2 itself.
 """
 
@@ -22,7 +23,9 @@ REASONS = {
     errno.ENAMETOOLONG: "it is a link to nothing",
     errno.ELOOP: "it changed while it was read",
     errno.ENOTDIR: "it changed while it was read",
+    errno.EAGAIN: "a process holds it",
 }
+OPEN_ENTRY = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Refused(Exception):
@@ -41,10 +44,10 @@ def open_folder(root: int, parts: Sequence[str]) -> int:
     return here
 
 
-def open_file(root: int, root_path: Path, parts: Sequence[str]) -> int:
+def open_file(root: int, root_path: Path, parts: Sequence[str], closed: str = "") -> int:
     """Open a regular file beneath `root` for reading, following links that stay beneath; raises Refused.
 
-    `root_path` is where absolute links find the folder.
+    `root_path` is where absolute links find the folder, `closed` a name that nothing on the way may have.
     """
     trail: list[str] = []  # the folders that we are in; opened anew after each link, so that depth costs no descriptors
     here = os.dup(root)
@@ -61,22 +64,28 @@ def open_file(root: int, root_path: Path, parts: Sequence[str]) -> int:
                 trail.pop()
                 here = _replace(here, open_folder(root, trail))
                 continue
-            mode = os.stat(part, dir_fd=here, follow_symlinks=False).st_mode
+            if part.casefold() == closed:
+                raise Refused(f"nothing may lead to {closed}")
+            entry = os.open(part, OPEN_ENTRY, dir_fd=here)  # what it is now it stays, whatever has its name
+            mode = os.fstat(entry).st_mode
             if stat.S_ISDIR(mode):
                 trail.append(part)
-                here = _replace(here, os.open(part, OPEN_FOLDER, dir_fd=here))
-            elif not stat.S_ISLNK(mode):
-                return _open_regular(part, here, mode, last=not ahead)
-            elif links == MAX_LINKS:
+                here = _replace(here, entry)
+                continue
+            try:
+                if not stat.S_ISLNK(mode):
+                    return _open_regular(entry, mode, last=not ahead)
+                target = os.readlink("", dir_fd=entry)
+            finally:
+                os.close(entry)
+            if links == MAX_LINKS:
                 raise Refused("it is a link that leads to itself")
-            else:
-                links += 1
-                target = os.readlink(part, dir_fd=here)
-                if target.startswith("/"):
-                    target = _inside(target, root_path)
-                    trail = []
-                    here = _replace(here, os.dup(root))
-                ahead += reversed(target.split("/"))
+            links += 1
+            if target.startswith("/"):
+                target = _inside(target, root_path)
+                trail = []
+                here = _replace(here, os.dup(root))
+            ahead += reversed(target.split("/"))
         raise Refused("it is a link to a folder")
     except OSError as error:
         if reason := REASONS.get(error.errno or 0):
@@ -99,13 +108,9 @@ def _inside(target: str, root_path: Path) -> str:
     raise Refused("it is a link that leaves the output folder")
 
 
-def _open_regular(name: str, folder: int, mode: int, last: bool) -> int:
+def _open_regular(entry: int, mode: int, last: bool) -> int:
     if not last:
         raise Refused("it is a link to nothing")
     if not stat.S_ISREG(mode):
         raise Refused("it is no regular file")
-    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return descriptor
-    os.close(descriptor)
-    raise Refused("it is no regular file")
+    return os.open(f"/proc/self/fd/{entry}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

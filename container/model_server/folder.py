@@ -14,6 +14,7 @@ from pathlib import Path
 
 from .beneath import OPEN_FOLDER
 from .errors import FoldersNotReset, MachineLimit, StartFailed
+from .immutable import make_mutable
 from .machine_limits import is_refusal
 
 Identity = tuple[int, int, int, int]
@@ -147,7 +148,14 @@ def empty(folder: int, kept: Snapshot) -> None:
                 empty(inner, before)
             finally:
                 os.close(inner)
-    remove(folder, list(names - kept.keys()))
+    fault: OSError | None = None
+    for name in names - kept.keys():
+        try:
+            remove(folder, [name])
+        except OSError as error:  # the others are removed all the same
+            fault = error
+    if fault:
+        raise fault
 
 
 def remove(folder: int, names: list[str]) -> None:
@@ -179,6 +187,10 @@ def unlinked(name: str, folder: int) -> bool:
         return False
     except FileNotFoundError:
         pass
+    except PermissionError:
+        if not make_mutable(name, folder):
+            raise
+        return unlinked(name, folder)
     return True
 
 

@@ -10,7 +10,7 @@ from concurrent.futures import FIRST_EXCEPTION, wait
 from dataclasses import dataclass, field
 from io import BufferedReader
 
-from .beneath import OPEN_FOLDER, Refused, open_file, open_folder
+from .beneath import OPEN_FOLDER, REASONS, Refused, open_file, open_folder
 from .errors import OutputFolderGone, OutputsNotStored
 from .folder import TaskFolder
 from .s3_faults import ObjectForbidden, ObjectMissing
@@ -79,8 +79,10 @@ def entries_of(root: int) -> tuple[list[Parts], list[tuple[str, str]]]:
         parts = ahead.pop()
         try:
             folder = open_folder(root, parts)
-        except PermissionError:
-            refused.append((_shown(parts), "it may not be read"))
+        except OSError as error:
+            if not parts or error.errno not in REASONS:
+                raise
+            refused.append((_shown(parts), REASONS[error.errno]))
             continue
         try:
             with os.scandir(folder) as entries:
@@ -111,11 +113,11 @@ def upload(task: Task, folder: TaskFolder, root: int, parts: Parts, storage: Sto
 
 def open_output(folder: TaskFolder, root: int, parts: Parts) -> BufferedReader | Refused | None:
     """Open one entry for reading; None stands for a file that was there before us and is unchanged."""
-    if parts[0] == RESERVED:
+    if any(part.casefold() == RESERVED for part in parts):  # not the first alone: it may be a result of another task
         return Refused("its folder is reserved for the result")
     try:
         "/".join(parts).encode()
-        descriptor = open_file(root, folder.path, parts)
+        descriptor = open_file(root, folder.path, parts, closed=RESERVED)
     except UnicodeEncodeError:
         return Refused("its name is not UTF-8")
     except Refused as refusal:

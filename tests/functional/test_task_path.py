@@ -227,6 +227,35 @@ def test_an_algorithm_cannot_write_the_result_itself(start: Start, bucket: Bucke
     ]
 
 
+@pytest.mark.parametrize("kind", ["folder", "file", "link"])
+def test_no_result_is_replaced_by_what_looks_like_one(start: Start, bucket: Bucket, kind: str) -> None:
+    """Neither its own, nor that of a task whose prefix is beneath its own."""
+    other = bucket.task("other", output_prefix="/out/task/b")
+    rig = start("writes_a_result_in_disguise", kind)
+    rig.run(other)
+    before = bucket.get("/out/task/b/.sagemaker_shim/inference_result.json")
+    result = rig.run(bucket.task())
+    assert outputs_of(result) == ["good.txt", "real/inference_result.json"]
+    assert "forged" not in result
+    assert bucket.get("/out/task/b/.sagemaker_shim/inference_result.json") == before
+    reserved, leads = "its folder is reserved for the result", "nothing may lead to .sagemaker_shim"
+    own = ".sagemaker_shim/inference_result.json" if kind == "folder" else ".sagemaker_shim"
+    assert {entry["relative_path"]: entry["reason"] for entry in result["refused_outputs"]} == {
+        own: reserved,
+        ".SageMaker_Shim/inference_result.json": reserved,
+        "b/.sagemaker_shim/inference_result.json": reserved,
+        "to-it": leads,
+        "b/into-it": leads,
+        "into-another": leads,
+    }
+    stored = bucket.keys()
+    assert [key for key in stored if not key.startswith("/out/task/b/")] == [
+        "/out/task/.sagemaker_shim/inference_result.json",
+        "/out/task/good.txt",
+        "/out/task/real/inference_result.json",
+    ]
+
+
 def test_an_algorithm_without_inputs_and_outputs_is_fine(start: Start, bucket: Bucket) -> None:
     result = start("does_nothing").run(bucket.task())
     assert (result["return_code"], result["outputs"], result["refused_outputs"]) == (0, [], [])

@@ -1,6 +1,8 @@
 """Opening what lies beneath a folder that a stranger filled."""
 
+import fcntl
 import os
+import signal
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +11,8 @@ import pytest
 
 from model_server.beneath import Refused, open_file, open_folder
 
-from .waiting import open_descriptors
+from .exchanging import exchanging
+from .waiting import open_descriptors, wait_until
 
 
 class Output:
@@ -116,6 +119,74 @@ def test_what_is_no_regular_file_is_refused_at_once(output: Output, kind: int) -
     os.mknod(output.path / "odd", kind | 0o600)
     with pytest.raises(Refused, match="no regular file"):
         output.read("odd")
+
+
+def seen(output: Output, *parts: str) -> str:
+    """Return what is read, or why it is refused."""
+    try:
+        return output.read(*parts)
+    except Refused as refusal:
+        return str(refusal)
+
+
+ATTEMPTS = 20_000
+LEAVES = "it is a link that leaves the output folder"
+CHANGED = "it changed while it was read"
+
+
+def test_a_folder_that_is_exchanged_for_a_link_meanwhile_leads_nowhere_else(output: Output) -> None:
+    with exchanging(output.path, output.outside):
+        wait_until(lambda: seen(output, "one", "secret") == LEAVES)
+        found = {seen(output, "one", "secret") for _ in range(ATTEMPTS)}
+    assert found >= {"inside", LEAVES}
+    assert "outside" not in found
+
+
+def test_a_file_that_is_exchanged_for_a_fifo_or_a_link_meanwhile_is_read_or_refused(output: Output) -> None:
+    (output.path / "one").write_text("inside")
+    os.mkfifo(output.path / "two")
+    with exchanging(output.path, output.outside):
+        wait_until(lambda: seen(output, "one") == "it is no regular file")
+        assert {seen(output, "one") for _ in range(ATTEMPTS)} == {"inside", "it is no regular file"}
+    (output.path / "two").unlink()
+    (output.path / "two").symlink_to(output.outside / "secret")
+    (output.path / "one").unlink()
+    (output.path / "one").write_text("inside")
+    with exchanging(output.path, output.outside):
+        wait_until(lambda: seen(output, "one") == LEAVES)
+        assert {seen(output, "one") for _ in range(ATTEMPTS)} == {"inside", LEAVES}
+
+
+def test_a_file_that_a_process_holds_does_not_hold_us_up(output: Output) -> None:
+    """A lease lets whoever opens a file wait for its holder, for 45 seconds."""
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    try:
+        with (output.path / "file").open("r+") as file:
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+            assert seen(output, "file") == "a process holds it"
+        assert seen(output, "file") == "inside"
+    finally:
+        signal.signal(signal.SIGIO, before)
+
+
+def test_a_device_is_refused_without_being_opened(output: Output) -> None:
+    """One by a link stands for one that only root can make."""
+    (output.path / "null").symlink_to("/dev/null")
+    assert seen(output, "null") == LEAVES
+    root = os.open("/dev", os.O_RDONLY)
+    with pytest.raises(Refused, match="no regular file"):
+        open_file(root, Path("/dev"), ("null",))
+    os.close(root)
+
+
+@pytest.mark.parametrize("target", ["Closed/x", "a/../closed/x", "closed", "{root}/CLOSED/x"])
+def test_no_link_leads_to_a_name_that_is_closed(output: Output, target: str) -> None:
+    for name in ("closed", "Closed", "CLOSED"):
+        (output.path / name).mkdir()
+        (output.path / name / "x").write_text("forged")
+    (output.path / "link").symlink_to(target.format(root=output.path))
+    with pytest.raises(Refused, match="nothing may lead to closed"):
+        open_file(output.root, output.path, ("link",), closed="closed")
 
 
 def test_a_file_that_is_gone_is_refused(output: Output) -> None:

@@ -1,11 +1,14 @@
 """The task folders: emptied whatever a program left there, and never of what was there before us."""
 
+import errno
 import os
+import re
 import shutil
 import stat
+import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -13,9 +16,8 @@ import pytest
 from model_server.errors import FoldersNotReset, StartFailed
 from model_server.folder import TaskFolder, claim
 
-from .waiting import open_descriptors
-
-NOBODY = 65534
+from .exchanging import NOBODY, ExchangedAt, exchanging
+from .waiting import open_descriptors, wait_until
 
 
 @pytest.fixture
@@ -151,9 +153,9 @@ def test_a_folder_that_is_nested_too_deeply_to_note_is_refused_in_words(tmp_path
     assert list(here.iterdir()) == []
 
 
-def test_nesting_of_any_depth_is_removed(folder: TaskFolder) -> None:
+def test_5000_nested_folders_are_removed(folder: TaskFolder) -> None:
     here = os.open(folder.path, os.O_RDONLY)
-    for _ in range(3_000):
+    for _ in range(5_000):
         os.mkdir("d", dir_fd=here)
         os.close(os.open("f", os.O_CREAT | os.O_WRONLY, dir_fd=here))
         inner = os.open("d", os.O_RDONLY, dir_fd=here)
@@ -164,6 +166,101 @@ def test_nesting_of_any_depth_is_removed(folder: TaskFolder) -> None:
     folder.reset()
     assert list(folder.path.iterdir()) == []
     assert open_descriptors() == before
+
+
+def test_100000_files_are_removed(folder: TaskFolder) -> None:
+    here = os.open(folder.path, os.O_RDONLY)
+    for number in range(100_000):
+        os.close(os.open(f"{number}", os.O_CREAT | os.O_WRONLY, dir_fd=here))
+    os.close(here)
+    folder.reset()
+    assert os.listdir(folder.path) == []
+
+
+def test_a_process_that_exchanges_a_folder_for_a_link_meanwhile_leads_no_removal_out(
+    folder: TaskFolder, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    (outside / "deep").mkdir(parents=True)
+    for precious in (outside / "secret", outside / "deep/secret"):
+        precious.write_text("kept")
+    outside.chmod(0o500)
+    with exchanging(folder.path, outside):
+        for _ in range(500):
+            wait_until(lambda: {"one", "two"} <= set(os.listdir(folder.path)))
+            with suppress(FoldersNotReset):  # what changes under it may end it, and it is tried again
+                folder.reset()
+    assert [file.read_text() for file in (outside / "secret", outside / "deep/secret")] == ["kept", "kept"]
+    assert stat.S_IMODE(outside.stat().st_mode) == 0o500
+    outside.chmod(0o700)
+    folder.reset()
+    assert os.listdir(folder.path) == []
+
+
+def test_an_exchange_before_any_step_leads_no_removal_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outside = tmp_path / "outside"
+    (outside / "deep").mkdir(parents=True)
+    for precious in (outside / "secret", outside / "deep/secret"):
+        precious.write_text("kept")
+    claimed = claim(tmp_path / "output", 0o777)
+    at: list[int | None] = [None, *range(100)]
+    for step in at:
+        (claimed.path / "one/deep").mkdir(parents=True)
+        (claimed.path / "one/secret").touch()
+        (claimed.path / "one/deep/secret").touch()
+        (claimed.path / "two").symlink_to(outside)
+        exchanged = ExchangedAt(claimed.path, step)
+        with monkeypatch.context() as patch, suppress(FoldersNotReset):
+            patch.setattr("model_server.folder.os", exchanged)
+            claimed.reset()
+        assert [file.read_text() for file in (outside / "secret", outside / "deep/secret")] == ["kept", "kept"]
+        claimed.reset()
+        assert os.listdir(claimed.path) == []
+        if step is not None and exchanged.steps <= step:
+            break
+    assert 10 < at.index(step) < 100, "the last one was after all steps"
+
+
+def has_attribute(attribute: str, path: Path) -> bool:
+    """Give a file an attribute, and say whether it has it: not every file system and user can."""
+    done = subprocess.run(["chattr", f"+{attribute}", path], capture_output=True, text=True)
+    assert done.returncode == 0 or re.search("not supported|not permitted|Inappropriate", done.stderr), done.stderr
+    return done.returncode == 0
+
+
+@pytest.mark.parametrize("attribute", ["i", "a"])
+def test_what_was_made_immutable_is_removed(folder: TaskFolder, attribute: str) -> None:
+    (folder.path / "folder/inner").mkdir(parents=True)
+    for name in ("file", "folder/file", "folder/inner/file"):
+        (folder.path / name).touch()
+    made = [path for path in sorted(folder.path.rglob("*"), reverse=True) if has_attribute(attribute, path)]
+    made += [folder.path] * has_attribute(attribute, folder.path)
+    if made:
+        with pytest.raises(PermissionError):
+            (folder.path / "file").unlink()
+    folder.reset()
+    assert os.listdir(folder.path) == []
+
+
+def test_all_else_is_removed_where_one_name_can_not_be(folder: TaskFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a mount point, which takes rights to make."""
+    for name in ("a", "b", "mount", "x", "y"):
+        (folder.path / name).mkdir()
+        (folder.path / name / "file").touch()
+    rmdir = os.rmdir
+
+    def is_busy(name: str, *, dir_fd: int) -> None:
+        if name == "mount":
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        rmdir(name, dir_fd=dir_fd)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rmdir", is_busy)
+        with pytest.raises(FoldersNotReset):
+            folder.reset()
+    assert os.listdir(folder.path) == ["mount"]
+    assert os.listdir(folder.path / "mount") == []
+    folder.reset()
 
 
 def test_many_folders_beside_each_other_are_removed(folder: TaskFolder) -> None:
