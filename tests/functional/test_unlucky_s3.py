@@ -119,6 +119,31 @@ def test_a_file_that_never_comes_right_is_never_given_to_the_algorithm(
     rig.check_at_rest()
 
 
+class FailsToComplete:
+    """Answers the end of an upload in parts as S3 may: 200, and an error in the body; once."""
+
+    def __init__(self) -> None:
+        self.failed = False
+
+    def apply(self, exchange: Exchange) -> None:
+        if self.failed or "uploadId" not in exchange.seen.query:
+            exchange.answer(exchange.ask())
+        else:
+            self.failed = True
+            Answer(200, "InternalError").apply(exchange)
+
+
+@pytest.mark.parametrize(("method", "fault"), [("PUT", SLOW_DOWN), ("PUT", Reset()), ("POST", FailsToComplete())])
+def test_a_large_output_is_whole_though_one_of_its_parts_or_its_end_failed(
+    start: Start, bucket: Bucket, s3: FaultyS3, method: str, fault: Any
+) -> None:
+    s3.fault(method, "/out/task/large", fault, times=None if method == "POST" else 1)
+    rig = start("writes_70_megabytes", endpoint=s3.endpoint)
+    assert outputs_of(rig.run(bucket.task())) == ["large"]
+    assert bucket.client.head_object(Bucket=bucket.name, Key="/out/task/large")["ContentLength"] == 70_000_000
+    assert says_again(rig)
+
+
 def test_an_object_that_changes_while_it_is_fetched_comes_whole_and_in_one_version(
     start: Start, bucket: Bucket, s3: FaultyS3
 ) -> None:
