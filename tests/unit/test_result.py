@@ -146,7 +146,7 @@ def test_an_answer_that_would_be_too_large_leaves_the_outputs_out_and_says_so() 
     answer = result.http_document()
     told = json.loads(answer)
     assert len(result.document()) > MAX_HTTP_BYTES >= len(answer)
-    assert "outputs" not in told
+    assert not {"outputs", "refused_outputs"} & told.keys()
     assert "S3" in told["outputs_omitted"]
     assert [key for key in told if key in DROP_IN_KEYS] == [key for key in DROP_IN_KEYS if key != "outputs"]
     assert len(json.loads(result.document())["outputs"]) == 60_000
@@ -161,6 +161,17 @@ def test_the_last_lines_of_stderr_do_not_make_an_answer_too_large(limit: int, ch
     kept = json.loads(answer)["user_process_last_stderr_lines"]
     assert kept == lines[100 - len(kept) :]
     assert kept
+
+
+def test_the_first_half_of_the_last_lines_goes_until_the_rest_just_fits() -> None:
+    lines = [f"line {number}\n" for number in range(10)]
+    whole = len(large(lines).document())
+    bodies = [large(lines).http_document(limit) for limit in range(200, whole)]
+    kept = [json.loads(body)["user_process_last_stderr_lines"] for body in bodies]
+    assert {tuple(some) for some in kept} == {tuple(lines[first:]) for first in (6, 9, 10)}
+    for limit, body in enumerate(bodies, 200):
+        assert len(body) <= limit or not json.loads(body)["user_process_last_stderr_lines"]
+    assert any(len(body) == limit for limit, body in enumerate(bodies, 200))
 
 
 def test_documents_that_fit_together_are_all_whole() -> None:
