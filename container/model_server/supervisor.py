@@ -243,8 +243,9 @@ class Supervisor:
     def _worker_ended(self, worker: int) -> None:
         """End what a worker ran and have its tasks reported; until then nobody else gets its slot."""
         for slot in self._scoreboard.slots:
-            if slot.worker == worker and slot.group:
-                end_group(slot.group)
+            if slot.worker == worker:
+                if slot.group:  # else another worker, which waits for the slot, has ended it
+                    end_group(slot.group)
                 if self._gunicorn and is_running(self._gunicorn.pid):  # else its other workers are orphans too
                     end_orphans(but=self._children)
                     if any_orphans(but=self._children):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from server import Server, eventually, serving
+from server import Process, Server, eventually, serving
 
 if TYPE_CHECKING:
     from conftest import Bucket
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 WRITES_ON = 'trap : PIPE; while :; do echo late >>"$ALGORITHM_OUTPUT_PATH/late"; echo late >&2; sleep 0.01; done'
 DAEMON = f"setsid sh -c '{WRITES_ON}' &\n"
 ORPHAN_OF_A_DAEMON = f"setsid sh -c \"setsid sh -c '{WRITES_ON}' &\" &\n".replace("$A", "\\$A")
+LOOKS = 'ls "$ALGORITHM_OUTPUT_PATH" >&2; sleep 0.2'
 LEFT = "The algorithm left {} processes outside its group, which were ended"
 
 
@@ -26,7 +27,7 @@ def server(s3_endpoint: str) -> Iterator[Server]:
 
 def assert_nothing_of_it_is_seen(server: Server, bucket: "Bucket") -> None:
     """Run one more task, and check that nothing of another is among its files and lines."""
-    answer = server.run(server.task(bucket, "next", 'ls "$ALGORITHM_OUTPUT_PATH" >&2; sleep 0.2')).json()
+    answer = server.run(server.task(bucket, "next", LOOKS)).json()
     assert (answer["return_code"], answer["outputs"], answer["user_process_last_stderr_lines"]) == (0, [], [])
 
 
@@ -70,6 +71,43 @@ def test_a_daemon_of_a_worker_that_was_killed_is_ended_too(bucket: "Bucket") -> 
         assert posted.answer().status == 502
         eventually(lambda: server.algorithm == [], "an end of the daemon")
         assert_nothing_of_it_is_seen(server, bucket)
+
+
+def test_a_daemon_of_a_worker_that_was_killed_is_ended_though_another_worker_is_the_first_to_know(
+    bucket: "Bucket",
+) -> None:
+    """A worker whose request waits finds the slot without its holder, and ends the group, before PID 1 hears of it."""
+    warnings = "upstream prematurely closed|was sent SIGKILL|unfinished tasks|worker_lost"
+    with serving(bucket.endpoint, warnings=warnings, MODEL_SERVER_WORKERS="4") as server:
+        posted = server.post_blocking(bucket, "lost", DAEMON)
+        lost, waiting = server.running_worker().pid, []
+        while not (others := [worker.pid for worker in server.workers if worker.pid != lost and has_a_request(worker)]):
+            waiting.append(server.post(server.task(bucket, f"next-{len(waiting)}", LOOKS)))
+            server.await_requests(1 + len(waiting))
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            os.kill(lost, signal.SIGKILL)
+            eventually(lambda: lost not in {worker.pid for worker in server.workers}, "the end of the worker")
+            before = rests(others[0])
+            eventually(lambda: rests(others[0]) > before + 30, "some looks of the other worker at the slot")
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        assert posted.answer().status == 502
+        answers = [told.json() for request in waiting if (told := request.answer()).status == 200]
+        assert answers
+        for answer in answers:
+            assert (answer["return_code"], answer["outputs"], answer["user_process_last_stderr_lines"]) == (0, [], [])
+        assert server.algorithm == []
+
+
+def has_a_request(worker: Process) -> bool:
+    return "anon_inode:[eventfd]" in worker.descriptors()
+
+
+def rests(worker: int) -> int:
+    """Return how often the threads of a worker have waited: one whose request waits for the slot does all the time."""
+    texts = [(thread / "status").read_text() for thread in Path(f"/proc/{worker}/task").iterdir()]
+    return sum(int(text.partition("\nvoluntary_ctxt_switches:")[2].split()[0]) for text in texts)
 
 
 @pytest.mark.parametrize("removed", [False, True])
