@@ -229,6 +229,33 @@ def test_a_task_that_s3_fails_leaves_no_descriptor_for_the_garbage_collector(
         gc.enable()
 
 
+@pytest.mark.parametrize(
+    ("name", "more", "code"),
+    [
+        ("echoes_input", {"relative_path": "scans.zip", "decompress": True}, "zip_broken"),
+        ("echoes_input", {"relative_path": "missing", "bucket_key": "missing"}, "input_missing"),
+        ("no_such_program", {"relative_path": "in"}, "command_missing"),
+        ("replaces_its_output_folder", {"relative_path": "in"}, "output_folder_gone"),
+        ("exits_3", {"relative_path": "in"}, "algorithm_failed"),
+    ],
+)
+def test_a_task_that_fails_leaves_no_descriptor_for_the_garbage_collector(
+    start: Start, bucket: Bucket, name: str, more: dict[str, Any], code: str
+) -> None:
+    bucket.put("in", "no zip")
+    rig = start(name)
+    gc.collect()
+    gc.disable()
+    try:
+        before = eventfds()
+        for _ in range(2):
+            answer = rig.post(bucket.task(inputs=[bucket.item("in", "in") | more]))
+            assert answer.json["error"]["code"] == code
+        assert eventfds() == before
+    finally:
+        gc.enable()
+
+
 def eventfds() -> int:
     """Return how many cancellations are open in this process."""
     return [os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()].count(
