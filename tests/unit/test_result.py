@@ -171,7 +171,10 @@ def test_the_first_half_of_the_last_lines_goes_until_the_rest_just_fits() -> Non
     assert {tuple(some) for some in kept} == {tuple(lines[first:]) for first in (6, 9, 10)}
     for limit, body in enumerate(bodies, 200):
         assert len(body) <= limit or not json.loads(body)["user_process_last_stderr_lines"]
-    assert any(len(body) == limit for limit, body in enumerate(bodies, 200))
+    just_fit = {
+        len(some) for limit, (some, body) in enumerate(zip(kept, bodies, strict=True), 200) if len(body) == limit
+    }
+    assert just_fit == {4, 1, 0}
 
 
 def test_documents_that_fit_together_are_all_whole() -> None:
