@@ -21,6 +21,7 @@ from werkzeug.security import safe_join
 from .archive_limits import ArchiveLimits
 from .errors import ZipBroken, ZipEncrypted, ZipMethodUnsupported, ZipOverLimit, ZipPathsInvalid, ZipTooLarge
 from .logs import logger
+from .zip_member import opened_member
 
 LITTER = re.compile(r"__MACOSX|\.DS_Store|desktop.ini")
 """Matched anywhere in a name, and with its unescaped dot: the drop-in's rule as it is."""
@@ -54,7 +55,7 @@ def unpack(
                 if info.flag_bits & ENCRYPTED_FLAG:
                     raise ZipEncrypted(field)
                 check()
-                with opened.open(info) as packed, scratch.open("wb") as plain:
+                with opened_member(opened, info) as packed, scratch.open("wb") as plain:
                     while chunk := packed.read(COPY_BYTES):
                         plain.write(chunk)
                         check()

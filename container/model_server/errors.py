@@ -249,7 +249,7 @@ class ZipPathsInvalid(InputError):
 
 class ZipMethodUnsupported(InputError):
     code = "zip_method_unsupported"
-    hint = "Stored, deflate, bzip2 and lzma can be unpacked."
+    hint = "Stored, deflate, bzip2 and lzma can be unpacked, the last with a dictionary of up to 128 MiB."
     sentence = "Zip file contains an unsupported compression method"  # contract
 
 

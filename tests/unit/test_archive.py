@@ -282,3 +282,43 @@ def test_what_the_disk_has_no_room_for_is_refused_before_anything_is_written(tmp
     with pytest.raises(ZipTooLarge):
         unpacked(bytes(vast), tmp_path)
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["a.zip"]
+
+
+VAST = 64 * 1024 * 1024
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_what_is_packed_to_next_to_nothing_is_unpacked_in_little_memory(tmp_path: Path, method: int) -> None:
+    data = zipped("mask.raw", method=method, content=bytes(VAST))
+    assert len(data) < VAST / 900
+    tracemalloc.start()
+    assert unpacked(data, tmp_path) == ["mask.raw"]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16 * COPY_BYTES
+    assert (tmp_path / "0" / "target" / "mask.raw").read_bytes() == bytes(VAST)
+
+
+@pytest.mark.parametrize(("dictionary", "fits"), [(128 * 2**20, True), (128 * 2**20 + 1, False), (2**32 - 1, False)])
+def test_lzma_that_wants_a_vast_dictionary_is_refused(tmp_path: Path, dictionary: int, fits: bool) -> None:
+    data = bytearray(zipped("a", method=zipfile.ZIP_LZMA))
+    struct.pack_into("<I", data, 30 + len("a") + 4 + 1, dictionary)
+    if fits:
+        assert unpacked(bytes(data), tmp_path) == ["a"]
+    else:
+        with pytest.raises(ZipMethodUnsupported):
+            unpacked(bytes(data), tmp_path)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize(("size", "whole"), [(0, False), (1, False), (7, True), (8, True), (1_000, True)])
+def test_the_size_in_the_index_bounds_a_member_and_its_checksum_decides(
+    tmp_path: Path, method: int, size: int, whole: bool
+) -> None:
+    data = changed(zipped("a", method=method, content=b"content"), 22, "<I", size)
+    if whole:
+        assert unpacked(data, tmp_path) == ["a"]
+        assert (tmp_path / "0" / "target" / "a").read_bytes() == b"content"
+    else:
+        with pytest.raises(ZipBroken):
+            unpacked(data, tmp_path)
