@@ -133,7 +133,8 @@ def error_body(status: int) -> str:
 
 def _location(status: int) -> str:
     body = error_body(status).replace("'", r"\u0027")  # which would end nginx's string
-    return f"        location = {ERROR_PATH}{status} {{ internal; return {status} '{body}'; }}"
+    header = " add_header Allow $allowed_methods always;" if status == MethodNotAllowed.http_status else ""
+    return f"        location = {ERROR_PATH}{status} {{ internal;{header} return {status} '{body}'; }}"
 
 
 def _quoted(value: object) -> str:

@@ -42,9 +42,14 @@ def final_error(error: Exception) -> Exception | None:
     from botocore.exceptions import (
         BotoCoreError,
         ClientError,
+        EndpointProviderError,
+        MissingDependencyException,
         NoCredentialsError,
         ParamValidationError,
         PartialCredentialsError,
+        UnsupportedOutpostResourceError,
+        UnsupportedS3AccesspointConfigurationError,
+        UnsupportedS3ArnError,
     )
     from urllib3.exceptions import HTTPError  # botocore lets some of its kinds through while a body is read
 
@@ -52,7 +57,17 @@ def final_error(error: Exception) -> Exception | None:
         return _final_answer(error.response["ResponseMetadata"]["HTTPStatusCode"], error.response["Error"]["Code"])
     if isinstance(error, (NoCredentialsError, PartialCredentialsError)):
         return StorageRefused()
-    if isinstance(error, ParamValidationError):
+    if isinstance(
+        error,
+        (
+            ParamValidationError,
+            EndpointProviderError,
+            MissingDependencyException,  # of an access point of several regions
+            UnsupportedOutpostResourceError,
+            UnsupportedS3AccesspointConfigurationError,
+            UnsupportedS3ArnError,
+        ),
+    ):
         return NameRefused()
     return None if isinstance(error, (BotoCoreError, HTTPError)) else error
 

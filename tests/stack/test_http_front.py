@@ -75,6 +75,9 @@ def test_an_unknown_path_is_a_404_in_json(server: Server, path: str) -> None:
         ("GET", "/invocations", "POST"),
         ("PUT", "/invocations", "POST"),
         ("POST", "/execution-parameters", "GET"),
+        ("TRACE", "/ping", "GET, HEAD, POST"),
+        ("TRACE", "/execution-parameters?a=b", "GET"),
+        ("TRACE", "/invocations", "POST"),
     ],
 )
 def test_a_wrong_method_is_a_405_in_json_that_names_the_right_ones(

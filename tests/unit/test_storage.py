@@ -10,20 +10,25 @@ from botocore.exceptions import (
     ClientError,
     ConnectTimeoutError,
     EndpointConnectionError,
+    EndpointResolutionError,
     HTTPClientError,
     IncompleteReadError,
+    MissingDependencyException,
     NoCredentialsError,
     ParamValidationError,
     PartialCredentialsError,
     ReadTimeoutError,
     ResponseStreamingError,
+    UnsupportedOutpostResourceError,
+    UnsupportedS3AccesspointConfigurationError,
+    UnsupportedS3ArnError,
 )
 
 from fake_clock import Clock
 from model_server import storage
 from model_server.cancellation import Cancellation
 from model_server.errors import ClientLeft, StorageRefused, StorageUnavailable
-from model_server.s3_faults import ObjectForbidden, ObjectMissing
+from model_server.s3_faults import NameRefused, ObjectForbidden, ObjectMissing
 from model_server.settings import Settings
 from model_server.storage import Storage
 
@@ -74,7 +79,7 @@ FINAL = [
     (answer(404, "404"), ObjectMissing),
     (answer(403, "AccessDenied"), ObjectForbidden),
     (answer(403, "403"), ObjectForbidden),
-    (answer(400, "KeyTooLongError"), ObjectForbidden),
+    (answer(400, "KeyTooLongError"), NameRefused),
     (answer(403, "InvalidAccessKeyId"), StorageRefused),
     (answer(403, "SignatureDoesNotMatch"), StorageRefused),
     (answer(400, "InvalidToken"), StorageRefused),
@@ -83,10 +88,15 @@ FINAL = [
     (answer(301, "PermanentRedirect"), StorageRefused),
     (answer(307, "TemporaryRedirect"), StorageRefused),
     (answer(400, "InvalidRequest"), StorageRefused),
-    (answer(400, "InvalidBucketName"), ObjectForbidden),
+    (answer(400, "InvalidBucketName"), NameRefused),
     (NoCredentialsError(), StorageRefused),
     (PartialCredentialsError(provider="env", cred_var="x"), StorageRefused),
-    (ParamValidationError(report=KEY), ObjectForbidden),
+    (ParamValidationError(report=KEY), NameRefused),
+    (MissingDependencyException(msg=KEY), NameRefused),
+    (EndpointResolutionError(msg=KEY), NameRefused),
+    (UnsupportedS3ArnError(arn=KEY, msg=KEY), NameRefused),
+    (UnsupportedS3AccesspointConfigurationError(msg=KEY), NameRefused),
+    (UnsupportedOutpostResourceError(resource_name=KEY), NameRefused),
 ]
 
 
