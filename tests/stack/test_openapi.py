@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 DESCRIPTION = HERE.parent / "openapi.yaml"
 CASES = 2_000
-ACCEPTED = 500
+ACCEPTED = 300
 SECONDS = 600
 EXPECTED = r"^S3: (Get|Put)Object was answered 404|: The output bucket of the task does not exist$"
 
@@ -58,7 +58,3 @@ def test_every_status_of_ours_is_described() -> None:
     elsewhere = {403, 404, 405, 406}  # of whom may call, of the route, and of payloads
     assert statuses - {200} == of_our_errors - elsewhere
     assert of_our_errors <= {*ERRORS, 403, 406, 415, 422}
-
-
-def test_every_route_of_ours_is_described() -> None:
-    assert set(described()) == {"/ping", "/execution-parameters", "/invocations"}

@@ -12,11 +12,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from model_server import archive_limits
-from model_server.archive import COPY_BYTES, unpack
+from model_server.archive import COPY_BYTES, LITTER, unpack
 from model_server.archive_limits import ArchiveLimits
 from model_server.cancellation import Cancellation
 from model_server.errors import (
@@ -322,3 +322,24 @@ def test_the_size_in_the_index_bounds_a_member_and_its_checksum_decides(
     else:
         with pytest.raises(ZipBroken):
             unpacked(data, tmp_path)
+
+
+# -- whatever the names are
+
+pieces = st.sampled_from(["a", "b", ".", "..", "", "ü", "x" * 256, "__MACOSX", ".DS_Store", "a\\b", "C:", "~", "\n"])
+names = st.one_of(st.lists(pieces, min_size=1, max_size=5).map("/".join), st.text(max_size=20)).map(
+    lambda name: name.encode(errors="replace").decode().replace("\0", "0")
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(names, max_size=5))
+@example(["/etc/passwd"])
+@example(["a/../../secret", "b"])
+@example(["../secret"])
+def test_whatever_the_members_are_called_they_stay_in_the_folder(tmp_path: Path, members: list[str]) -> None:
+    """`unpacked` sees that nothing is beside the folder; in it is each member that is no litter, once."""
+    data = zipped(*members)
+    with suppress(ZipPathsInvalid, FileExistsError, NotADirectoryError):
+        kept = [name for name in members if not name.endswith("/") and not LITTER.search(name)]
+        assert len(unpacked(data, tmp_path)) == len(kept)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -211,6 +212,31 @@ def test_any_text_is_either_a_setting_or_one_line(name: str, text: str) -> None:
     except SettingsInvalid as error:
         lines = error.lines
     assert [line.partition(":")[0] for line in lines] in ([], [name])
+
+
+@st.composite
+def almost(draw: st.DrawFn, field: str) -> str:
+    """Draw a value of a setting that is good or bad, with some of its characters changed."""
+    text = draw(st.sampled_from([GOOD[field][0], *BAD.get(field, [])]))[:200]
+    for _ in range(draw(st.integers(0, 3))):
+        place = draw(st.integers(0, len(text)))
+        added = draw(st.sampled_from(["", "0", "-", "1e9", ".", " ", ":", "/", "[", '"', "=", "é", "\n", "\ud800"]))
+        text = text[:place] + added + text[place + draw(st.integers(0, 2)) :]
+    return text
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@settings_of_hypothesis(max_examples=50, deadline=None)
+@given(st.data())
+def test_whatever_is_almost_a_setting_is_one_or_a_short_line(field: str, data: st.DataObject) -> None:
+    name, text = data.draw(st.sampled_from(names_of(field))), data.draw(almost(field))
+    lines: list[str] = []
+    try:
+        assert Settings.from_env({name: text}) == Settings.from_env({name: text})
+    except SettingsInvalid as error:
+        lines = error.lines
+    assert [line.partition(":")[0] for line in lines] in ([], [name])
+    assert not [line for line in lines if "\n" in line or len(line) > 400]
 
 
 @pytest.mark.parametrize("name", names_of("signing_key"))

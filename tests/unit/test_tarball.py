@@ -358,6 +358,31 @@ def test_what_leads_out_of_the_folder_or_is_no_data_is_refused(target: Path, mem
     assert (target.parent / "secret").stat().st_nlink == 1
 
 
+places = st.lists(st.sampled_from(["a", "b", "c", ".", "..", "secret", ""]), min_size=1, max_size=4).map("/".join)
+members_of_any_kind = st.builds(
+    lambda make, name, target: make(name, target) if make in (link, hard_link) else make(name),
+    st.sampled_from([file, folder, link, hard_link]),
+    places,
+    places,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(members_of_any_kind, max_size=7))
+def test_no_order_of_members_and_links_leads_out_of_the_folder(
+    tmp_path_factory: pytest.TempPathFactory, members: list[Member]
+) -> None:
+    outer = tmp_path_factory.mktemp("outer")
+    (outer / "target").mkdir()
+    (outer / "secret").write_bytes(b"secret")
+    with suppress(OSError, ValueError, MemberRefused, tarfile.TarError):
+        unpack_into(outer / "target", tarred(*members))
+    assert ((outer / "secret").read_bytes(), (outer / "secret").stat().st_nlink) == (b"secret", 1)
+    assert sorted(os.listdir(outer)) == ["secret", "target"]
+    for path in (outer / "target").rglob("*"):
+        assert Path(os.path.realpath(path)).is_relative_to(outer / "target")
+
+
 @pytest.mark.parametrize(
     "members",
     [
