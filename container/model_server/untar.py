@@ -6,7 +6,6 @@ in memory is bounded, and no member or link leads out of the folder, whatever th
 
 import bz2
 import gzip
-import lzma
 import os
 import re
 import stat
@@ -18,12 +17,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Self
 
 from .archive_limits import ArchiveLimits
+from .lzma_stream import LzmaStream
 from .user import User
 
 FORMATS: list[tuple[re.Pattern[bytes], Callable[[BinaryIO], Any]]] = [
     (re.compile(rb"\x1f\x8b"), gzip.open),
     (re.compile(rb"BZh[1-9]1AY&SY"), bz2.open),
-    (re.compile(rb"\xfd7zXZ\0|\x5d\0\0\x80"), lzma.open),
+    (re.compile(rb"\xfd7zXZ\0|\x5d\0\0\x80"), LzmaStream),
 ]
 COPY_BYTES = 256 * 1024
 MAX_HEADER_BYTES = 1024 * 1024
@@ -122,8 +122,8 @@ class _Source:
 
     def read_to_end(self) -> None:
         """Read what follows the last member: only then are the checksums of a compressed archive compared."""
-        while self._plain.read(COPY_BYTES):
-            self._check()
+        while self.read(COPY_BYTES):
+            pass
 
 
 class _Members:

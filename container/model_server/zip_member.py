@@ -13,9 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Protocol
 
-PACKED_BYTES = 64 * 1024
-MAX_DICTIONARY_BYTES = 128 * 1024 * 1024
-"""What lzma keeps in memory is up to the archive; 7-Zip takes 64 MiB at its best."""
+from .lzma_stream import MAX_DICTIONARY_BYTES, PACKED_BYTES
 
 
 class Source(Protocol):

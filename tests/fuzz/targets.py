@@ -85,7 +85,7 @@ def tarballs(data: bytes) -> None:
     with _folder() as folder:
         target = folder / "target"
         with suppress(TarballError), _faults_told("model"):
-            untar.unpack(io.BufferedReader(io.BytesIO(packed)), target, SAME_USER, _never)
+            untar.unpack(io.BufferedReader(io.BytesIO(packed)), target, SAME_USER, LIMITS, _never)
         for path in target.rglob("*"):
             assert Path(os.path.realpath(path)).is_relative_to(target)
             assert path.is_symlink() or not path.stat().st_mode & 0o7022

@@ -12,8 +12,9 @@ CONTAINER = Path(__file__).parents[2] / "container"
 LAYERS = [
     ["model_server"],
     ["errors", "cpus", "line_encoder", "log_channel", "peak_memory", "processes", "progress", "s3_uri", "held_signals"]
-    + ["usage", "media_types", "zip_member", "prctl", "memory_order", "heap", "orphans", "archive_limits"],
-    ["scoreboard", "setting_types", "user", "job_config", "faults", "s3_faults", "machine_limits", "beneath"],
+    + ["usage", "media_types", "lzma_stream", "prctl", "memory_order", "heap", "orphans", "archive_limits"],
+    ["scoreboard", "setting_types", "user", "job_config", "faults", "zip_member", "s3_faults", "machine_limits"]
+    + ["beneath"],
     ["settings", "task", "immutable", "cancellation", "logs", "slot", "untar"],
     ["command", "program", "folder", "client", "admission", "storage", "process_output", "ledger", "algorithm_output"]
     + ["loopback_call", "resident_channel", "exit_note", "stray_outputs", "shares", "training_environment"]

@@ -520,6 +520,43 @@ def test_a_tarball_over_a_limit_is_refused_with_the_settings_name(
         unpack_into(target, compress(tarred(*over)), limits=limits)
 
 
+@pytest.mark.parametrize("compress", PACKED.values(), ids=PACKED)
+def test_what_follows_the_last_member_counts_too(target: Path, compress: Callable[[bytes], bytes]) -> None:
+    data = tarred(file("f")) + bytes(2 * MEGABYTE)
+    unpack_into(target, compress(data), limits=ArchiveLimits(3, 0, 0))
+    with pytest.raises(MemberRefused, match="it is over MODEL_SERVER_MAX_ARCHIVE_MB=1"):
+        unpack_into(target, compress(data), limits=ArchiveLimits(1, 0, 0))
+
+
+def xz(data: bytes, dictionary: int) -> bytes:
+    """Return what `xz` makes of data, with a header that asks for a dictionary of 2 to some power."""
+    packed = bytearray(lzma.compress(data, filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 2**20}]))
+    place = packed.index(b"\x21\x01", 12) + 2  # in the header of the first block: the filter, the size of its options
+    assert packed[place] == 2 * (20 - 12)
+    packed[place] = 2 * (dictionary - 12)
+    header = 4 * (packed[12] + 1)
+    packed[12 + header - 4 : 12 + header] = zlib.crc32(packed[12 : 12 + header - 4]).to_bytes(4, "little")
+    return bytes(packed)
+
+
+@pytest.mark.parametrize("dictionary", [20, 26, 27])
+def test_a_tarball_may_have_the_dictionaries_that_are_usual(target: Path, dictionary: int) -> None:
+    unpack_into(target, xz(tarred(file("f")), dictionary))
+    assert (target / "f").read_bytes() == b"content"
+
+
+@pytest.mark.parametrize("dictionary", [28, 31])
+def test_a_tarball_that_wants_a_vast_dictionary_is_refused(target: Path, dictionary: int) -> None:
+    with pytest.raises(lzma.LZMAError, match=r"[Mm]emory"):
+        unpack_into(target, xz(tarred(file("f")), dictionary))
+    assert tree(target) == {}
+
+
+def test_what_is_no_stream_after_the_last_one_is_ignored(target: Path) -> None:
+    unpack_into(target, lzma.compress(tarred(file("f"))) + b"and so on")
+    assert (target / "f").read_bytes() == b"content"
+
+
 def test_a_file_that_says_it_is_too_large_is_not_begun(target: Path) -> None:
     with pytest.raises(MemberRefused, match="it is over MODEL_SERVER_MAX_ARCHIVE_MB=1"):
         unpack_into(target, tarred(file("f", bytes(MEGABYTE + 1))), limits=ArchiveLimits(1, 0, 0))
