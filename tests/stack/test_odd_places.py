@@ -13,9 +13,8 @@ INITGROUPS = r"^nginx: .*initgroups\("
 """Where we are not root the namespace maps one id only, and nginx says so."""
 
 NO_RESOLVER = """
-echo nowhere-4f1c >/proc/sys/kernel/hostname
-mount --bind /dev/null /etc/resolv.conf
-mount --bind /dev/null /etc/hosts
+hostname nowhere-4f1c
+for file in /etc/resolv.conf /etc/hosts; do test ! -e $file || mount --bind /dev/null $file; done
 """
 READ_ONLY_SHM = "mount -t tmpfs -o ro none /dev/shm"
 NO_SHM = """
@@ -25,14 +24,18 @@ ln -s /proc/self/fd /mnt/fd
 mount --move /mnt /dev
 """
 EMPTY_PASSWD = "mount --bind /dev/null /etc/passwd; mount --bind /dev/null /etc/group"
-NO_ETC = "mount -t tmpfs -o ro none /etc"
+NO_PASSWD = """
+mount -t tmpfs none /mnt
+test ! -e /etc/ld.so.cache || cp /etc/ld.so.cache /mnt
+mount --move /mnt /etc
+"""
 
 PLACES = {
     "a hostname that does not resolve": (NO_RESOLVER, "cat /proc/sys/kernel/hostname", "nowhere-4f1c"),
     "a read-only /dev/shm": (READ_ONLY_SHM, "touch /dev/shm/x 2>/dev/null || echo none", "none"),
     "no /dev/shm": (NO_SHM, "ls -d /dev/shm 2>/dev/null || echo none", "none"),
     "an empty /etc/passwd": (EMPTY_PASSWD, "wc -c </etc/passwd", "0"),
-    "no /etc/passwd": (NO_ETC, "ls /etc/passwd 2>/dev/null || echo none", "none"),
+    "no /etc/passwd": (NO_PASSWD, "ls /etc/passwd 2>/dev/null || echo none", "none"),
 }
 """What makes each, what the algorithm says of it to show that it is there, and in which words."""
 
