@@ -28,6 +28,9 @@ STOP_SECONDS = 40.0
 MAX_SOCKETS = 64
 """Of one process: connections to S3 and from nginx, which are kept for a while."""
 
+NOT_STORED = {"result_not_stored", "output_bucket_missing"}
+"""Errors of attempts that have no result, whatever they did."""
+
 BEFORE_ITS_TURN = {"queue_full", "not_ready", "worker_lost", "interrupted", "client_left"}
 """Errors of attempts that may have ended while they waited, without a result."""
 
@@ -54,7 +57,7 @@ class Attempt:
     @property
     def owes_a_result(self) -> bool:
         """Whether it has to have left a result of its own: it ran, and nothing kept that from being stored."""
-        return self.ran and "result_not_stored" not in self.excuses
+        return self.ran and not self.excuses & NOT_STORED
 
     def is_as_programmed(self, end: Event) -> bool:
         return (end.get("return_code"), end["error"]) == (self.posted["return_code"], self.posted["error"])
@@ -210,7 +213,7 @@ def of_what_stands(attempts: list[Attempt], standing: Event | None, outputs: Map
     answer = last.answered
     if answer and answer["status"] == 200 and (standing is None or standing["sha256"] != answer["sha256"]):
         yield "the result that stands is not what the last attempt was answered"
-    if answer and answer["status"] >= 500 and answer["error"] != "result_not_stored":
+    if answer and answer["status"] >= 500 and answer["error"] not in NOT_STORED:
         stands = standing["error"] if standing else "nothing"
         may_have_waited = answer["error"] in BEFORE_ITS_TURN and (not last.ran or answer["error"] == "worker_lost")
         if not may_have_waited and stands != answer["error"]:

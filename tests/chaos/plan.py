@@ -15,6 +15,7 @@ Action = Literal["leave", "kill algorithm", "kill worker"]
 End = Literal["SIGTERM", "kill PID 1", "kill gunicorn", "kill nginx"]
 
 TARGETS: tuple[Target, ...] = ("script", "input", "output", "result")
+INPUTS: tuple[Target, ...] = ("script", "input")
 ACTIONS: tuple[Action, ...] = ("leave", "kill algorithm", "kill worker")
 ENDS: tuple[End, ...] = ("SIGTERM", "kill PID 1", "kill gunicorn", "kill nginx")
 
@@ -42,12 +43,12 @@ FINAL: dict[str, Fault] = {
 """What it says again and again, so that the attempt fails."""
 
 EXCUSES: dict[str, dict[Target, str]] = {
-    "404": {"script": "input_missing", "input": "input_missing", "output": "outputs_not_stored"},
-    "403": {"script": "input_forbidden", "input": "input_forbidden", "output": "outputs_not_stored"},
-    "refused": dict.fromkeys(TARGETS, "storage_refused"),
-    "lasting 503": dict.fromkeys(TARGETS, "storage_unavailable"),
+    "404": dict.fromkeys(INPUTS, "input_missing") | {"output": "outputs_not_stored", "result": "output_bucket_missing"},
+    "403": dict.fromkeys(INPUTS, "input_forbidden") | {"output": "outputs_not_stored", "result": "result_not_stored"},
+    "refused": dict.fromkeys(TARGETS, "storage_refused") | {"result": "result_not_stored"},
+    "lasting 503": dict.fromkeys(TARGETS, "storage_unavailable") | {"result": "result_not_stored"},
 }
-"""The error that each of these is for the object that it is about; for the result it is result_not_stored."""
+"""The error that each of these is for the object that it is about."""
 
 RETRIES = 2
 TASKS_OF_A_LIFE = 70
@@ -68,9 +69,7 @@ class S3Fault:
 
     @property
     def excuses(self) -> list[str]:
-        if self.kind not in EXCUSES:
-            return []
-        return ["result_not_stored"] if self.target == "result" else [EXCUSES[self.kind][self.target]]
+        return [EXCUSES[self.kind][self.target]] if self.kind in EXCUSES else []
 
 
 @dataclass(frozen=True)
@@ -140,5 +139,5 @@ def draw_fault(random: Random) -> S3Fault:
     if random.random() < 0.3:
         kind = random.choices(list(FINAL), weights=(4, 4, 3, 1))[0]
         return S3Fault(kind, target, None)
-    kinds = [kind for kind in PASSING if target in ("script", "input") or kind not in OF_BODIES]
+    kinds = [kind for kind in PASSING if target in INPUTS or kind not in OF_BODIES]
     return S3Fault(random.choice(kinds), target, random.randint(1, 2))

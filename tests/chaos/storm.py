@@ -42,9 +42,9 @@ AFTER_AN_END = ["interrupted", "worker_lost", "client_left", "not_ready", "cut"]
 WARNINGS = "|".join(
     (
         r"^S3: ",
-        r"^Task \S+: (The result|S3) ",
+        r"^Task \S+: (The result|S3|The output bucket) ",
         r"did not end within [\d.]+ s of SIGTERM",
-        r"was sent SIG\w+|[Uu]nfinished tasks|exited|Worker .* ended|^report: Task ",
+        r"was sent SIG\w+|[Uu]nfinished tasks|exited|Worker .* ended|^Task .*(worker_lost|interrupted): ",
         r"The results of lost tasks could not be stored",
         r"^nginx: ",
         r"^(Stopping|Stopped): (gunicorn|nginx) was ended by SIGKILL$",

@@ -43,7 +43,8 @@ def test_a_missing_object_ends_in_a_result_that_names_the_input_by_its_place(sta
         "message": "An input file does not exist",
         "hint": "See inputs[1] of the task.",
     }
-    assert rig.lines("stderr") == ["An input file does not exist"]
+    told = [record for record in rig.log() if record["source"] == "stderr" and not record["internal"]]
+    assert [(record["log"], record["task"]) for record in told] == [("An input file does not exist", "task")]
     assert "patient-7" not in json.dumps(result) + rig.log_text()
 
 

@@ -188,6 +188,17 @@ def test_a_malformed_zip_ends_in_a_result_that_says_so(start: Start, bucket: Buc
     assert [sentence] == rig.lines("stderr")
 
 
+def test_a_zip_over_a_limit_of_the_settings_ends_in_a_result_that_names_the_setting(
+    start: Start, bucket: Bucket
+) -> None:
+    bucket.put("in.zip", zipped("a", "b", "c"))
+    task = bucket.task(inputs=[bucket.item("in.zip", "in.zip", decompress=True)])
+    rig = start("echoes_input", env={"MODEL_SERVER_MAX_ARCHIVE_FILES": "2"})
+    result = rig.run(task)
+    assert (result["return_code"], result["error"]["code"], result["outputs"]) == (1, "zip_over_limit", [])
+    assert any("MODEL_SERVER_MAX_ARCHIVE_FILES" in line for line in rig.lines("stderr", internal=True))
+
+
 def test_a_member_never_replaces_another_input(start: Start, bucket: Bucket) -> None:
     bucket.put("in.zip", zipped("a", "b"))
     bucket.put("a", "an input of its own")
