@@ -21,3 +21,11 @@ def test_every_row_of_the_table_is_read() -> None:
 def test_every_promise_has_its_test(row: re.Match[str]) -> None:
     tree = ast.parse((TESTS / row["file"]).read_text())
     assert row["test"] in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+def test_what_is_said_to_be_defended_against_has_its_rows() -> None:
+    defended = (TESTS.parent / "SECURITY.md").read_text().partition("## What is defended")[2].partition("\n## ")[0]
+    cells = [line.removesuffix(" |").rpartition(" | ")[2] for line in defended.splitlines() if line.startswith("| ")]
+    named = {row for cell in cells[1:] for row in cell.split(", ")}  # the first is the head
+    assert len(named) > 30
+    assert named <= {row["id"] for row in ROWS}
