@@ -179,6 +179,10 @@ class OutputBucketMissing(RequestError):
     hint = "Nothing of the task is stored. Correct output_bucket_name, or make the bucket."
     sentence = "The output bucket of the task does not exist"
 
+    @property
+    def detail(self) -> list[dict[str, Any]]:
+        return [{"type": self.code, "loc": ["body", "output_bucket_name"], "msg": self.message}]
+
 
 # --- 200, return_code != 0: the task or the algorithm is at fault; a retry will fail again -------------------------
 

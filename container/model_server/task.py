@@ -109,12 +109,6 @@ def _size(value: Any) -> float | None:
     return float(value) if is_number and 0 <= value <= MAX_SIZE else None
 
 
-def _not_a_boolean(value: Any) -> Any:
-    if isinstance(value, bool):  # which would be a second
-        raise ValueError("must be a duration")
-    return value
-
-
 def _time_limit(limit: timedelta) -> timedelta:
     if limit <= timedelta(0):
         raise ValueError("must be greater than 0")
@@ -190,7 +184,7 @@ class Task(Strict):
     inputs: Annotated[list[Input], WrapValidator(_checked_in_parts), AfterValidator(_paths_are_free)]
     output_bucket_name: BucketName
     output_prefix: Annotated[str, AfterValidator(_prefix)]
-    timeout: Annotated[timedelta, BeforeValidator(_not_a_boolean), AfterValidator(_time_limit)] | None = None
+    timeout: Annotated[timedelta, AfterValidator(_time_limit)] | None = None
 
     @property
     def result_key(self) -> str:

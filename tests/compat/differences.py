@@ -199,10 +199,9 @@ def a_bucket_has_no_newline(case: Compared, leaf: Leaf) -> bool:
 
 
 @allowed_by("anything unexpected")
-def a_result_that_can_not_be_put_is_a_503(case: Compared, leaf: Leaf) -> bool:
-    body = case.ours.get("body")
-    said = isinstance(body, dict) and body.get("detail") == "The result of the task could not be uploaded"
-    return said and case.statuses == (500, 503) and is_of_the_outcome(leaf)
+def an_output_bucket_that_does_not_exist_is_a_422(case: Compared, leaf: Leaf) -> bool:
+    refused = fields_at_fault(case.ours) - fields_at_fault(case.shim)
+    return refused == {"output_bucket_name"} and case.statuses == (500, 422) and is_of_the_outcome(leaf)
 
 
 @allowed_by("2.4")

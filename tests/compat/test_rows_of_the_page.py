@@ -387,7 +387,7 @@ def _(both: Both) -> Cases:
     return both.post(changed(changed(VALID, ("inputs", 0, "bucket_name"), arn), ("pk",), 1))
 
 
-@row("2.5 an output bucket that does not exist", "a_result_that_can_not_be_put_is_a_503")
+@row("2.5 an output bucket that does not exist", "an_output_bucket_that_does_not_exist_is_a_422")
 def _(both: Both) -> Cases:
     return both.post(both.task(output_bucket_name="no-such-bucket"))
 

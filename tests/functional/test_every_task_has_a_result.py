@@ -294,6 +294,7 @@ def test_an_output_bucket_that_is_not_there_is_a_422(start: Start, bucket: Bucke
     rig = start("does_nothing")
     answer = rig.post(bucket.task(output_bucket_name=name))
     assert (answer.status_code, answer.json["error"]["code"]) == (422, "output_bucket_missing")
+    assert [fault["loc"] for fault in answer.json["detail"]] == [["body", "output_bucket_name"]]
     rig.check_at_rest()
 
 

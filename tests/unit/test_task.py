@@ -219,7 +219,7 @@ def test_a_time_limit_may_be_left_to_the_server(value: Any) -> None:
     assert parse(task(timeout=value)).timeout is None
 
 
-@pytest.mark.parametrize("value", [0, -1, "PT0S", "-PT1M", 0.0, False, True, "00:00:00"])
+@pytest.mark.parametrize("value", [0, -1, "PT0S", "-PT1M", 0.0, False, "00:00:00"])
 def test_a_time_limit_is_positive(value: Any) -> None:
     assert places(task(timeout=value)) == [("body", "timeout")]
 
