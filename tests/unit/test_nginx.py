@@ -39,7 +39,8 @@ def test_no_placeholder_is_left() -> None:
 def test_every_error_has_its_page(code: int) -> None:
     status = PRIVATE_CODES.get(code, code)
     (page,) = re.findall(rf"error_page {code} (\S+);", rendered())
-    (answer,) = re.findall(rf"location = {page} {{ internal; return {status} '(.*)'; }}", rendered())
+    header = r" add_header Allow \$allowed_methods always;" if code == MethodNotAllowed.http_status else ""
+    (answer,) = re.findall(rf"location = {page} {{ internal;{header} return {status} '(.*)'; }}", rendered())
     assert json.loads(answer) == {"detail": ERRORS[status]["message"], "error": ERRORS[status]}
     assert not re.search(r"[$']|\\[^u]", answer)
 
