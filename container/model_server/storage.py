@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeVar
 
 from .cancellation import Cancellation
-from .errors import LongshoreError, StorageUnavailable
+from .errors import LongshoreError, StorageUnavailable, without_frames
 from .logs import logger
 from .machine_limits import started_pool
 from .s3_faults import cause_of, final_error, needs_credentials, without_names
@@ -228,6 +228,7 @@ class Storage:
                     raise final or StorageUnavailable from error
                 delay = min(pause * random.uniform(0.8, 1.0), deadline - failed)  # noqa: S311 - not a secret
                 logger.warning("S3: %s; trying again in %.1f s", without_names(cause), delay)
+                without_frames(error)  # which hold what our callers have open, and the error: a cycle
             cancellation.wait(delay) if cancellation else time.sleep(delay)
             pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
         raise AssertionError("unreachable")

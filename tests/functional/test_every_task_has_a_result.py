@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from rig import KEY, outputs_of, signed_result
 
-from faulty_s3 import Answer, CutBody, Delay, FaultyS3, Hold
+from faulty_s3 import Answer, CutBody, Delay, Fault, FaultyS3, Hold, LostAnswer
 from model_server import storage
 from model_server.errors import WorkerLost
 from model_server.ledger import AcceptedTask
@@ -225,6 +225,22 @@ def test_a_task_that_s3_fails_leaves_no_descriptor_for_the_garbage_collector(
         before = eventfds()
         answers = [rig.post(bucket.task(inputs=[bucket.item("in", "in")])) for _ in range(2)]
         assert all(answer.status_code == 503 or answer.json["return_code"] == 1 for answer in answers)
+        assert eventfds() == before
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("fault", [Answer(400, "RequestTimeout"), LostAnswer()])
+def test_a_result_that_is_put_at_the_second_try_leaves_no_descriptor_for_the_garbage_collector(
+    start: Start, bucket: Bucket, s3: FaultyS3, fault: Fault
+) -> None:
+    s3.fault("PUT", RESULT_KEY, fault)
+    rig = start("does_nothing", endpoint=s3.endpoint)
+    gc.collect()
+    gc.disable()
+    try:
+        before = eventfds()
+        assert rig.post(bucket.task()).status_code == 200
         assert eventfds() == before
     finally:
         gc.enable()
