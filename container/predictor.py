@@ -103,12 +103,21 @@ class Predictor:
             watched(request.environ.get("gunicorn.socket"), cancellation),
             admitted(self._slots, self.scoreboard, cancellation) as slot,
         ):
+            if self.scoreboard.state.stuck:  # since this request came
+                raise errors.NotReady
             try:
                 yield slot, cancellation
             finally:
                 self._folder.restore_bodies()  # before the answer, and the next body, are buffered there
-                if any_orphans():
-                    self.scoreboard.state.stuck = Stuck.PROCESSES
+                self._note_stuck_processes()
+
+    def _note_stuck_processes(self) -> None:
+        """Have no other worker run a task beside what is left of one; `run_task` looks anew in this one."""
+        try:
+            if any_orphans():
+                self.scoreboard.state.stuck = Stuck.PROCESSES
+        except OSError as error:
+            logger.warning("Nobody could look for processes that are left: %s", error.strerror)
 
     def _note_stuck_folders(self, error: errors.LongshoreError | None) -> None:
         if isinstance(error, errors.FoldersNotReset):

@@ -19,10 +19,10 @@ from .command import algorithm_command
 from .directories import PostClean, make_writable
 from .errors import (
     NOT_STORED,
+    FolderInUse,
     FoldersNotReset,
     Interrupted,
     LongshoreError,
-    ProcessesNotEnded,
     StartFailed,
     TaskSkipped,
 )
@@ -30,7 +30,7 @@ from .folder import TaskFolder
 from .linked_input import InputFolder, claim_task_folders, leave_empty
 from .log_channel import LogChannels
 from .logs import configure, logger
-from .orphans import any_orphans, end_orphans
+from .orphans import end_orphans
 from .prctl import adopt_orphans
 from .processes import signal_name
 from .progress import Progress
@@ -115,7 +115,7 @@ def run_batch(
             listed, report.is_read = [], False
         if listed:
             command = algorithm_command(settings)
-            input_folder, output_folder = _claim(settings, storage, listed)
+            input_folder, output_folder = _claim(settings, storage, listed, cancellation)
             folders_left_empty.callback(leave_empty, (input_folder, output_folder))
             server = Server(
                 settings=settings,
@@ -126,13 +126,13 @@ def run_batch(
                 channels=channels,
                 default_timeout=None,  # the job's limit rules
                 resident=keeper.channel if keeper else None,
+                keeper=keeper.process.pid if keeper else 0,
             )
             make_writable(settings.writable_directories)
             skip_reason, report.is_told = _set_up(server, cancellation, post_clean)
             logger.info("Invoking the model for %d tasks", len(listed))
             progress.begin(len(listed))
-            spared = keeper.process.pid if keeper else 0
-            for error in run_list(listed, server, cancellation, stop_at_failure, skip_reason, spared):
+            for error in run_list(listed, server, cancellation, stop_at_failure, skip_reason):
                 report.errors.append(error)
                 progress.advance()
         report.signum = stop.signum
@@ -175,16 +175,27 @@ def _ended(keeper: _Keeper | None) -> Iterator[None]:
             keeper.process.output.close()
 
 
-def _claim(settings: Settings, storage: Storage, tasks: Sequence[Task]) -> tuple[InputFolder, TaskFolder]:
-    """Claim the task folders; where that can't be every task has a result that says so, and StartFailed is raised."""
+def _claim(
+    settings: Settings, storage: Storage, tasks: Sequence[Task], cancellation: Cancellation
+) -> tuple[InputFolder, TaskFolder]:
+    """Claim the task folders; where that can't be every task has a result that says so, and StartFailed is raised.
+
+    Not where another server has them: its results of the same tasks may be there.
+    """
     try:
         return claim_task_folders(settings)
+    except FolderInUse:
+        raise
     except StartFailed:
         for task in tasks:
+            if cancellation.reason:
+                break
             try:
                 store(Record(task, error=FoldersNotReset()).result(), task, settings.signing_key, storage)
             except NOT_STORED as error:
                 logger.error("Task %s: %s", task.pk, error)
+            except Exception:
+                logger.exception("The result of task %s could not be uploaded", task.pk)
         raise
 
 
@@ -226,22 +237,19 @@ def run_list(
     cancellation: Cancellation,
     stop_at_failure: bool,
     skip_reason: LongshoreError | None = None,
-    spared: int = 0,
 ) -> Iterator[LongshoreError | None]:
     """Run tasks, and yield what each ended with: its own error, that its result is not stored, or None.
 
     Those behind a stop, or behind a failure where that stops the list, get a result that says why they did not run;
-    with a `skip_reason` all do. `spared` is the process that stays between tasks.
+    with a `skip_reason` all do.
     """
     for task in tasks:
         if skip_reason:
             outcome = finish(Record(task, error=skip_reason), server, tell=False)
         else:
             outcome = run_task(task, server, cancellation, on_group=lambda group: None)
-            end_orphans(but=[spared])
-            if any_orphans(but=[spared]):
-                skip_reason = ProcessesNotEnded()
-            elif outcome.result.return_code and stop_at_failure:
+            end_orphans(but=[server.keeper])
+            if outcome.result.return_code and stop_at_failure:
                 logger.error("Stopping due to failure of task %s", task.pk)
                 skip_reason = cancellation.reason or TaskSkipped()
             elif outcome.result.return_code:

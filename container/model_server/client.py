@@ -26,9 +26,7 @@ def watched(connection: socket.socket | None, cancellation: Cancellation) -> Ite
     wake, woken = socket.socketpair()
     thread = threading.Thread(target=_watch, args=(connection, woken, cancellation), daemon=True, name="client")
     with wake, woken:
-        try:
-            thread.start()
-        except RuntimeError:
+        if not _is_started(thread):
             logger.warning("The machine refused a thread: nobody watches whether the client stays")
             yield
             return
@@ -37,6 +35,14 @@ def watched(connection: socket.socket | None, cancellation: Cancellation) -> Ite
         finally:
             wake.shutdown(socket.SHUT_RDWR)
             thread.join()
+
+
+def _is_started(thread: threading.Thread) -> bool:
+    try:
+        thread.start()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _has_left(connection: socket.socket) -> bool:

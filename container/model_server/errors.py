@@ -436,6 +436,12 @@ class TarballTooLarge(TarballError):
     sentence = "Tarfile does not fit on the disk"
 
 
+class TarballOverLimit(TarballError):
+    code = "tarball_over_limit"
+    hint = "It is over MODEL_SERVER_MAX_ARCHIVE_MB, _FILES or _RATIO; the server's log says which."
+    sentence = "Contents of tarfile too large"
+
+
 class PortTaken(TaskError):
     """Says that somebody else listens where the algorithm's own server is to listen."""
 
@@ -640,6 +646,10 @@ class StartFailed(Exception):
     """Stops the start for a reason that lies in the machine; the message is one sentence."""
 
     EXIT_CODE = 1
+
+
+class FolderInUse(StartFailed):
+    """Stops the start because another server has a task folder."""
 
 
 class ConfigurationInvalid(StartFailed):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .beneath import OPEN_FOLDER
-from .errors import FoldersNotReset, MachineLimit, StartFailed
+from .errors import FolderInUse, FoldersNotReset, MachineLimit, StartFailed
 from .immutable import make_mutable
 from .machine_limits import is_refusal
 
@@ -97,7 +97,7 @@ def claim(path: Path, mode: int) -> TaskFolder:
         finally:
             os.close(folder)
     except BlockingIOError as error:
-        raise StartFailed(f"The folder {path} is in use by another server") from error
+        raise FolderInUse(f"The folder {path} is in use by another server") from error
     except RecursionError as error:
         raise StartFailed(f"The folder {path} holds folders that are nested too deeply") from error
     except OSError as error:
@@ -153,7 +153,8 @@ def empty(folder: int, kept: Snapshot) -> None:
         try:
             remove(folder, [name])
         except OSError as error:  # the others are removed all the same
-            fault = error
+            if fault is None or is_refusal(fault):  # which may pass
+                fault = error
     if fault:
         raise fault
 

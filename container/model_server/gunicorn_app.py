@@ -50,6 +50,7 @@ SWITCH_SECONDS = 0.0005
 
 PING_SECONDS = 2.0
 REFUSED_SECONDS = 0.1
+RESTART_SECONDS = 1.0
 
 
 def write_error(sock: socket.socket, status_int: int, reason: str, mesg: str) -> None:
@@ -70,18 +71,29 @@ class GunicornLogger(Logger):
 
 
 class ModelWorker(ThreadWorker):
-    """A worker of gunicorn's that a machine without more threads or files keeps waiting, and does not end."""
+    """A worker of gunicorn's that outlives a machine without more threads or files."""
+
+    _refused = False
 
     def get_thread_pool(self) -> ThreadPoolExecutor:
-        return started_pool(self.cfg.threads, "request")
+        """Start all threads now: gunicorn would end a worker that is refused one later, and its task with it."""
+        try:
+            return started_pool(self.cfg.threads, "request")
+        except RuntimeError as error:
+            logger.error("A worker does not start: %s", error)
+            time.sleep(RESTART_SECONDS)
+            sys.exit(1)  # the others go on: gunicorn would end them all for what is raised here
 
     def accept(self, listener: socket.socket) -> None:
         try:
             super().accept(listener)
+            self._refused = False
         except OSError as error:
             if not is_refusal(error):
                 raise
-            logger.warning("A connection waits: %s", error.strerror)
+            if not self._refused:
+                logger.warning("A connection waits: %s", error.strerror)
+            self._refused = True
             time.sleep(REFUSED_SECONDS)  # it is still there then, or another worker has taken it
 
 
@@ -149,7 +161,7 @@ class ModelServer(Application):
         signal.signal(signal.SIGTERM, stop)
         sys.setswitchinterval(SWITCH_SECONDS)
         adopt_orphans()  # so that what leaves a task's process group is found when the task ends
-        threading.Thread(target=predictor.server.storage.warm_up, daemon=True, name="s3").start()
+        threading.Thread(target=lambda: predictor.server.storage.client, daemon=True, name="s3").start()
 
     def _worker_ended(self, arbiter: Arbiter, worker: Worker) -> None:
         """End what a worker that is gone ran, free its place in the queue, and tell PID 1; in the arbiter.

@@ -13,6 +13,10 @@ MAX_DICTIONARY_BYTES = 128 * 1024 * 1024
 MAX_MEMORY_BYTES = MAX_DICTIONARY_BYTES + 8 * 1024 * 1024
 
 
+class DictionaryTooLarge(lzma.LZMAError):
+    """What was packed can't be unpacked within the limit; the message is the reason in words."""
+
+
 class LzmaStream:
     """The plain bytes of one stream or several in a row; what follows the last of them is ignored."""
 
@@ -32,14 +36,24 @@ class LzmaStream:
         data = self._packed.read(PACKED_BYTES) if self._decompressor.needs_input else b""
         if not data and self._decompressor.needs_input:
             raise EOFError("it is cut off")
-        return self._decompressor.decompress(data, size)
+        return self._plain(data, size)
+
+    def _plain(self, data: bytes, size: int) -> bytes:
+        try:
+            return self._decompressor.decompress(data, size)
+        except lzma.LZMAError as error:
+            if "limit" in str(error):
+                raise DictionaryTooLarge("it needs a dictionary of more than 128 MiB") from error
+            raise
 
     def _next(self, size: int) -> bytes:
         data = self._decompressor.unused_data or self._packed.read(PACKED_BYTES)
         self._decompressor = _decompressor()
         try:
             if data:
-                return self._decompressor.decompress(data, size)
+                return self._plain(data, size)
+        except DictionaryTooLarge:
+            raise
         except lzma.LZMAError:
             pass
         self._ended = True

@@ -14,7 +14,10 @@ def own_children() -> set[int]:
     """Return the pids of all our children, of whichever thread; the kernel gives orphans to the first one."""
     children: set[int] = set()
     for thread in os.listdir("/proc/self/task"):
-        with suppress(OSError), open(f"/proc/self/task/{thread}/children") as file:  # the thread may have ended
+        with (
+            suppress(FileNotFoundError, ProcessLookupError),  # the thread may have ended
+            open(f"/proc/self/task/{thread}/children") as file,
+        ):
             children.update(map(int, file.read().split()))
     return children
 

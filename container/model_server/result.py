@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, SecretBytes
 from . import VERSION
 from .errors import LongshoreError, OutputBucketMissing, ResultNotStored, ServerError
 from .process import Exit
-from .s3_faults import NameRefused, ObjectForbidden, ObjectMissing
+from .s3_faults import BucketMissing, NameRefused, ObjectForbidden, ObjectMissing
 from .stage_in import StagedIn
 from .stage_out import StagedOut
 from .storage import Storage
@@ -169,9 +169,9 @@ def store(result: Result, task: Task, key: SecretBytes | None, storage: Storage)
     document = result.document()
     try:
         storage.put_bytes(document, task.output_bucket_name, task.result_key, signature(document, key))
-    except (ObjectMissing, NameRefused) as error:
+    except (BucketMissing, NameRefused) as error:
         raise OutputBucketMissing from error
-    except (ObjectForbidden, ServerError) as error:
+    except (ObjectMissing, ObjectForbidden, ServerError) as error:
         raise ResultNotStored from error
 
 

@@ -15,6 +15,7 @@ from .errors import (
     InvokeBroken,
     InvokeUnreachable,
     LongshoreError,
+    ProcessesNotEnded,
     ResultNotStored,
     WorkerLost,
     without_frames,
@@ -24,6 +25,7 @@ from .linked_input import InputFolder, leave_empty
 from .log_channel import LogChannels
 from .logs import logger, tell_user
 from .machine_limits import unexpected
+from .orphans import any_orphans
 from .partial_outputs import save_partial_outputs
 from .process import Exit, Limits, run
 from .program import Program
@@ -40,7 +42,8 @@ from .task import Task
 class Server:
     """What a process needs to run tasks; `default_timeout` in seconds is for tasks that name none.
 
-    `resident` leads to the algorithm where that is a server of its own.
+    `resident` leads to the algorithm where that is a server of its own; `keeper` is the pid of its keeper, if
+    that is our child.
     """
 
     settings: Settings
@@ -51,6 +54,7 @@ class Server:
     channels: LogChannels
     default_timeout: float | None
     resident: ResidentChannel | None = None
+    keeper: int = 0
 
 
 class Outcome(NamedTuple):
@@ -95,6 +99,8 @@ def run_task(
 def task_folders(pk: str, server: Server, cancellation: Cancellation) -> Iterator[Path]:
     """Give the block /input and /output, ours and empty, and the folder to stage into; empty all again after it."""
     cancellation.raise_if_set()
+    if any_orphans(but=[server.keeper]):
+        raise ProcessesNotEnded
     if server.resident:
         server.resident.await_health(cancellation)  # and until nothing goes on of a task before
     server.input.reset()

@@ -12,7 +12,7 @@ PASSING_CODES = {
     "OperationAborted",
 } | EXPIRED_CODES
 CREDENTIALS_CODES = {"InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch"}
-NAME_CODES = {"InvalidArgument", "InvalidBucketName", "InvalidURI", "KeyTooLong", "KeyTooLongError"}
+NAME_CODES = {"InvalidArgument", "InvalidURI", "KeyTooLong", "KeyTooLongError"}
 """Answers of 400 that lie in a task's bucket or key; the others lie in us, such as those of a wrong region."""
 
 
@@ -20,12 +20,16 @@ class ObjectMissing(Exception):
     """The object does not exist."""
 
 
+class BucketMissing(ObjectMissing):
+    """Nor does its bucket."""
+
+
 class ObjectForbidden(Exception):
     """The object does not exist, or we may not read it: without the right to list, S3 answers 403 for both."""
 
 
 class NameRefused(ObjectForbidden):
-    """Nothing in S3 can have this name."""
+    """No bucket can have this name."""
 
 
 def cause_of(error: Exception) -> Exception:
@@ -76,10 +80,10 @@ def _final_answer(status: int, code: str) -> Exception | None:
     if status >= 500 or status == 429 or code in PASSING_CODES:
         return None
     if status == 404:
-        return ObjectMissing()
-    if code in NAME_CODES:
+        return BucketMissing() if code == "NoSuchBucket" else ObjectMissing()
+    if code == "InvalidBucketName":
         return NameRefused()
-    if status == 403 and code not in CREDENTIALS_CODES:
+    if code in NAME_CODES or (status == 403 and code not in CREDENTIALS_CODES):
         return ObjectForbidden()
     return StorageRefused()
 

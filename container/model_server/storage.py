@@ -80,10 +80,6 @@ class Storage:
             always |= {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": settings.output_kms_key_id}
         return cls(settings.s3_endpoint, settings.transfers, region=settings.region, always=always)
 
-    def warm_up(self) -> None:
-        """Make now what would be made at first use."""
-        self.client, self.pool  # noqa: B018
-
     @property
     def pool(self) -> ThreadPoolExecutor:
         with self._making:

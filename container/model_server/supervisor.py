@@ -288,16 +288,16 @@ class Supervisor:
 
     def _go_on_stopping(self) -> None:
         now = time.monotonic()
+        if now > self._deadline:
+            self._kill_everything()
         before, self._unsent = self._unsent, nginx.unsent(self._inherited.settings.port)
-        self._gunicorn, self._nginx = _left(self._gunicorn), _left(self._nginx)
         if self._gunicorn or self._unsent != before:
             self._nginx_ends_at = now + NGINX_SECONDS
         elif self._nginx and now > self._nginx_ends_at:
             signal_group(self._nginx.pid, signal.SIGKILL)
-        if now > self._deadline:
-            self._kill_everything()
 
     def _all_ended(self) -> bool:
+        self._gunicorn, self._nginx = _left(self._gunicorn), _left(self._nginx)
         if self._children or self._gunicorn or self._nginx:
             return False
         self._hear_workers()

@@ -20,18 +20,21 @@ from .errors import (
     StorageRefused,
     StorageUnavailable,
     TarballBroken,
+    TarballError,
     TarballForbidden,
     TarballMissing,
+    TarballOverLimit,
     TarballTooLarge,
     TarballUnavailable,
 )
 from .folder import remove
 from .logs import logger
+from .lzma_stream import DictionaryTooLarge
 from .s3_faults import ObjectForbidden, ObjectMissing
 from .s3_uri import S3Address
 from .settings import Settings
 from .storage import Storage
-from .untar import FOLDER_MODE, MemberRefused, own, unpack
+from .untar import FOLDER_MODE, MemberRefused, OverLimit, own, unpack
 from .user import User
 
 
@@ -147,13 +150,20 @@ def _faults_told(which: str) -> Iterator[None]:
     except Exception as error:  # a broken archive makes the libraries raise all kinds
         logger.debug("The tarball of the %s: %s", which, error)
         logger.error("The tarball of the %s could not be extracted: %s", which, _without_names(error))
-        no_room = isinstance(error, OSError) and error.errno in NO_ROOM
-        raise (TarballTooLarge if no_room else TarballBroken)(which) from error
+        raise _kind(error)(which) from error
+
+
+def _kind(error: Exception) -> type[TarballError]:
+    if isinstance(error, OverLimit):
+        return TarballOverLimit
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return TarballTooLarge
+    return TarballBroken
 
 
 def _without_names(error: Exception) -> str:
     """Describe an error without the file names that its own text may hold."""
-    if isinstance(error, MemberRefused):
+    if isinstance(error, (MemberRefused, DictionaryTooLarge)):
         return str(error)
     if isinstance(error, OSError) and error.strerror:
         return error.strerror

@@ -3,6 +3,7 @@
 All of a body is checked before anything is done for it. A payload has no such bounds: it goes to a file.
 """
 
+import codecs
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -46,10 +47,13 @@ def read_tasks(body: Body, announced_bytes: int | None, lines: bool) -> tuple[li
 def _text(body: Body, announced_bytes: int | None) -> str:
     data = bytearray()
     values = rows = characters = 0
+    mark = 0  # bytes of a byte order mark, which is no character of the text
     width = 1  # of each character in memory, by the widest one
     if announced_bytes and announced_bytes > MAX_BYTES:
         raise TasksTooLarge
     while chunk := body.read(CHUNK_BYTES):
+        if not data:
+            mark = len(chunk) - len(chunk := chunk.removeprefix(codecs.BOM_UTF8))
         data += chunk
         values += sum(map(chunk.count, BEFORE_A_VALUE))
         rows += chunk.count(b"\n")
@@ -59,7 +63,7 @@ def _text(body: Body, announced_bytes: int | None) -> str:
             width = max(width, 4 if WIDEST.search(chunk) else 2 if WIDE.search(chunk) else 1)
         if max(len(data), characters * width) > MAX_BYTES or max(values, rows) > MAX_VALUES:
             raise TasksTooLarge
-    if announced_bytes not in (None, len(data)):
+    if announced_bytes not in (None, mark + len(data)):
         raise BodyUnreadable
     try:
         return data.decode("utf-8-sig")
@@ -74,9 +78,8 @@ def _values(text: str, lines: bool, faults: Faults) -> tuple[Iterable[tuple[Any,
         return [], lines
     if lines or _looks_like_lines(text):
         return _decoded(_rows(text), faults), True
-    return list(
-        _decoded([(text, ROOT)], faults)
-    ), False  # at once, so that the text is gone before its value is checked
+    whole = list(_decoded([(text, ROOT)], faults))  # at once, so that the text is gone before its value is checked
+    return whole, False
 
 
 def _looks_like_lines(text: str) -> bool:

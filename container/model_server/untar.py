@@ -36,6 +36,10 @@ class MemberRefused(Exception):
     """A member may not be unpacked; the message is the reason in words, without the member's name."""
 
 
+class OverLimit(MemberRefused):
+    """The archive holds more than a setting allows."""
+
+
 def unpack(body: BufferedReader, folder: Path, user: User, limits: ArchiveLimits, check: Callable[[], None]) -> bool:
     """Unpack a tarball into an empty folder, and return whether the archive names the folder itself.
 
@@ -118,7 +122,7 @@ class _Source:
 
     def _keep_limits(self, unpacked: int, packed: int) -> None:
         if setting := self._limits.excess(unpacked, self._members, packed):
-            raise MemberRefused(f"it is over {setting}")
+            raise OverLimit(f"it is over {setting}")
 
     def read_to_end(self) -> None:
         """Read what follows the last member: only then are the checksums of a compressed archive compared."""

@@ -35,7 +35,7 @@ PASSING: dict[str, Fault] = {
 OF_BODIES = {"cut body", "short body", "wrong body"}
 
 FINAL: dict[str, Fault] = {
-    "404": Answer(404, "NoSuchKey"),
+    "404": Answer(404, "NoSuchBucket"),
     "403": Answer(403, "AccessDenied"),
     "refused": Answer(403, "SignatureDoesNotMatch"),
     "lasting 503": Answer(503, "ServiceUnavailable"),

@@ -320,6 +320,13 @@ def test_a_name_that_s3_takes_for_no_buckets_is_a_422(start: Start, bucket: Buck
     assert (answer.status_code, answer.json["error"]["code"]) == (422, "output_bucket_missing")
 
 
+@pytest.mark.parametrize("answer", [Answer(404, "NoSuchKey"), Answer(404, "404"), Answer(400, "InvalidArgument")])
+def test_what_does_not_lie_in_the_bucket_is_a_503(start: Start, bucket: Bucket, s3: FaultyS3, answer: Answer) -> None:
+    s3.fault("PUT", RESULT_KEY, answer, times=None)
+    told = start("does_nothing", endpoint=s3.endpoint).post(bucket.task())
+    assert (told.status_code, told.json["error"]["code"]) == (503, "result_not_stored")
+
+
 def test_of_lines_without_a_result_the_error_that_may_pass_is_answered(
     start: Start, bucket: Bucket, s3: FaultyS3
 ) -> None:

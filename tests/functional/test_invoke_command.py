@@ -32,6 +32,7 @@ from rig import (
 )
 
 from faulty_s3 import Answer, FaultyS3
+from model_server.folder import claim
 
 if TYPE_CHECKING:
     from tests.conftest import Bucket
@@ -159,6 +160,15 @@ def test_folders_that_can_not_be_used_are_said_in_every_result(
     for task in tasks:
         result = signed_result(bucket, task)
         assert (result["return_code"], result["error"]["code"]) == (1, "folders_not_reset")
+
+
+def test_folders_that_another_has_cost_none_of_its_results(invoke: Invocation, bucket: Bucket, tmp_path: Path) -> None:
+    other = claim(tmp_path / "output", 0o777)
+    ended = invoke.run("does_nothing", "-t", json.dumps([bucket.task()]))
+    del other
+    assert ended.returncode == 1
+    assert b"in use by another server" in ended.stderr
+    assert bucket.keys() == []
 
 
 # -- bad arguments and bad settings

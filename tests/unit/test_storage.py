@@ -79,7 +79,7 @@ FINAL = [
     (answer(404, "404"), ObjectMissing),
     (answer(403, "AccessDenied"), ObjectForbidden),
     (answer(403, "403"), ObjectForbidden),
-    (answer(400, "KeyTooLongError"), NameRefused),
+    (answer(400, "KeyTooLongError"), ObjectForbidden),
     (answer(403, "InvalidAccessKeyId"), StorageRefused),
     (answer(403, "SignatureDoesNotMatch"), StorageRefused),
     (answer(400, "InvalidToken"), StorageRefused),

@@ -36,9 +36,11 @@ from model_server.errors import (
     TarballBroken,
     TarballForbidden,
     TarballMissing,
+    TarballOverLimit,
     TarballTooLarge,
     TarballUnavailable,
 )
+from model_server.lzma_stream import DictionaryTooLarge
 from model_server.s3_uri import S3Address
 from model_server.settings import Settings
 from model_server.storage import Storage
@@ -547,9 +549,10 @@ def test_a_tarball_may_have_the_dictionaries_that_are_usual(target: Path, dictio
 
 @pytest.mark.parametrize("dictionary", [28, 31])
 def test_a_tarball_that_wants_a_vast_dictionary_is_refused(target: Path, dictionary: int) -> None:
-    with pytest.raises(lzma.LZMAError, match=r"[Mm]emory"):
-        unpack_into(target, xz(tarred(file("f")), dictionary))
-    assert tree(target) == {}
+    for stream in (xz(tarred(file("f")), dictionary), lzma.compress(b"") + xz(tarred(file("f")), dictionary)):
+        with pytest.raises(DictionaryTooLarge, match="it needs a dictionary of more than 128 MiB"):
+            unpack_into(target, stream)
+        assert tree(target) == {}
 
 
 def test_what_is_no_stream_after_the_last_one_is_ignored(target: Path) -> None:
@@ -836,6 +839,18 @@ def test_a_folder_that_is_there_keeps_its_rights_and_its_time(fetch: Fetch, targ
     fetch(tarred(folder("d"), folder("d/e"), folder("n")))
     assert stat.S_IMODE((target / "d").stat().st_mode) == 0o700
     assert (target / "d" / "e").stat().st_mtime == (target / "n").stat().st_mtime == MTIME
+
+
+def test_an_archive_over_a_limit_is_told_as_that_and_the_log_names_the_setting(
+    objects: Objects, store: Storage, cancellation: Cancellation, target: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    objects.answers["key"] = [tarred(file("f"), file("g"))]
+    with pytest.raises(TarballOverLimit):
+        tarball.fetch_tarball(
+            S3Address("bucket", "key"), target, "model", SAME_USER, ArchiveLimits(0, 1, 0), store, cancellation, []
+        )
+    assert "it is over MODEL_SERVER_MAX_ARCHIVE_FILES=1" in caplog.text
+    assert os.listdir(target) == []
 
 
 def test_the_folder_is_the_users_only_where_the_archive_names_it(

@@ -97,6 +97,12 @@ def test_a_byte_order_mark_does_no_harm() -> None:
     assert read(b"\xef\xbb\xbf" + lines(TASK), lines=False)[0][0].pk == "1"
 
 
+def test_a_byte_order_mark_makes_no_text_wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = lines(TASK)
+    monkeypatch.setattr(task_body, "MAX_BYTES", len(body) + 3)
+    assert read(b"\xef\xbb\xbf" + body, lines=False)[0][0].pk == "1"
+
+
 @pytest.mark.parametrize("count", [101, 5_000])
 def test_many_faults_are_counted_and_not_all_listed(count: int) -> None:
     with pytest.raises(TaskInvalid) as caught:
