@@ -114,7 +114,7 @@ class Predictor:
     def _note_stuck_processes(self) -> None:
         """Have no other worker run a task beside what is left of one; `run_task` looks anew in this one."""
         try:
-            if any_orphans():
+            if any_orphans(but=self.server.others):
                 self.scoreboard.state.stuck = Stuck.PROCESSES
         except OSError as error:
             logger.warning("Nobody could look for processes that are left: %s", error.strerror)

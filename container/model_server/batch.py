@@ -126,7 +126,7 @@ def run_batch(
                 channels=channels,
                 default_timeout=None,  # the job's limit rules
                 resident=keeper.channel if keeper else None,
-                keeper=keeper.process.pid if keeper else 0,
+                others=frozenset({keeper.process.pid} if keeper else ()),
             )
             make_writable(settings.writable_directories)
             skip_reason, report.is_told = _set_up(server, cancellation, post_clean)
@@ -248,7 +248,7 @@ def run_list(
             outcome = finish(Record(task, error=skip_reason), server, tell=False)
         else:
             outcome = run_task(task, server, cancellation, on_group=lambda group: None)
-            end_orphans(but=[server.keeper])
+            end_orphans(but=server.others)
             if outcome.result.return_code and stop_at_failure:
                 logger.error("Stopping due to failure of task %s", task.pk)
                 skip_reason = cancellation.reason or TaskSkipped()

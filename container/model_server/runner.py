@@ -42,8 +42,8 @@ from .task import Task
 class Server:
     """What a process needs to run tasks; `default_timeout` in seconds is for tasks that name none.
 
-    `resident` leads to the algorithm where that is a server of its own; `keeper` is the pid of its keeper, if
-    that is our child.
+    `resident` leads to the algorithm where that is a server of its own; `others` are the children of
+    this process that no task started.
     """
 
     settings: Settings
@@ -54,7 +54,7 @@ class Server:
     channels: LogChannels
     default_timeout: float | None
     resident: ResidentChannel | None = None
-    keeper: int = 0
+    others: frozenset[int] = frozenset()
 
 
 class Outcome(NamedTuple):
@@ -99,7 +99,7 @@ def run_task(
 def task_folders(pk: str, server: Server, cancellation: Cancellation) -> Iterator[Path]:
     """Give the block /input and /output, ours and empty, and the folder to stage into; empty all again after it."""
     cancellation.raise_if_set()
-    if any_orphans(but=[server.keeper]):
+    if any_orphans(but=server.others):
         raise ProcessesNotEnded
     if server.resident:
         server.resident.await_health(cancellation)  # and until nothing goes on of a task before

@@ -20,6 +20,7 @@ from model_server.ledger import Ledger
 from model_server.linked_input import claim_task_folders
 from model_server.log_channel import LogChannels
 from model_server.logs import configure
+from model_server.orphans import own_children
 from model_server.run_folder import RunFolder
 from model_server.runner import Server
 from model_server.scoreboard import Scoreboard
@@ -152,6 +153,7 @@ class Rig:
             storage=self.storage,
             channels=self.channels,
             default_timeout=self.settings.timeout,
+            others=frozenset(own_children()),  # of other tests, in this process
         )
         self.predictor = Predictor(server, self.scoreboard, folder, self._ledger)
         self.app = create_app(self.predictor)

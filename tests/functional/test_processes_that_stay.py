@@ -86,7 +86,7 @@ def test_a_request_that_waited_is_refused_once_no_task_can_run(start: Start, buc
 def test_an_answer_stays_though_nobody_could_look(
     start: Start, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_file_is_free() -> bool:
+    def no_file_is_free(but: Collection[int]) -> bool:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     monkeypatch.setattr("predictor.any_orphans", no_file_is_free)

@@ -23,7 +23,10 @@ def first_line(context: Any, response: Any) -> Any:
 
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
-    """Give every other task a bucket that is there, and all that name an access point: S3's stand-in has none."""
+    """Give every other task a bucket that is there, and all that name an access point: S3's stand-in has none.
+
+    Nor does it take a line break in a key.
+    """
     body = case.body
     if not isinstance(body, dict):
         return
@@ -32,6 +35,8 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
     for item in inputs if isinstance(inputs, list) else []:
         if isinstance(item, dict) and _is_access_point(item.get("bucket_name")):
             item["bucket_name"] = existing
+    if isinstance(prefix := body.get("output_prefix"), str):
+        body["output_prefix"] = prefix.replace("\n", "_")
     name = body.get("output_bucket_name")
     if _is_access_point(name) or (_is_bucket(name) and len(json.dumps(body)) % 2):
         body["output_bucket_name"] = existing
