@@ -29,7 +29,7 @@ STEPS = 12
 WORKERS = 2
 QUEUE = 3
 WARNINGS = (
-    r"was sent SIGKILL|[Uu]nfinished tasks|exited|Worker .* ended|worker_lost|^nginx: .*prematurely closed|"
+    r"was sent SIGKILL|[Uu]nfinished tasks|exited|Worker .* ended|worker_lost|"
     r"^(Stopping|Stopped): |^nginx: |did not end within"
 )
 GONE = "gone"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from conftest import Bucket
 
 EXPECTED = {
-    WORKER: r"was sent SIGKILL|unfinished tasks|^Task .*worker_lost|^nginx: .*prematurely closed",
+    WORKER: r"was sent SIGKILL|unfinished tasks|^Task .*worker_lost|^nginx: .*(closed connection|reset by peer)",
     NGINX_WORKER: r"^nginx: .* exited on signal 9",
     GUNICORN: r"^(Stopping|Stopped): ",
     NGINX: r"^(Stopping|Stopped): ",

@@ -42,7 +42,7 @@ def await_workers(server: Server, old: set[int], number: int = 2) -> None:
 
 def test_a_worker_that_is_killed_in_mid_task_costs_that_task_only(s3_endpoint: str, bucket: "Bucket") -> None:
     keep_versions(bucket)
-    with serving(s3_endpoint, warnings=f"{WORKER_LOST}|^nginx: .*prematurely closed") as server:
+    with serving(s3_endpoint, warnings=f"{WORKER_LOST}|^nginx: .*(closed connection|reset by peer)") as server:
         for attempt in range(3):
             server.clear_board()
             pk = f"lost-{attempt}"
@@ -70,7 +70,7 @@ def test_a_worker_that_is_killed_in_mid_task_costs_that_task_only(s3_endpoint: s
 
 
 def test_the_result_of_a_lost_task_is_signed(s3_endpoint: str, bucket: "Bucket") -> None:
-    with serving(s3_endpoint, warnings=f"{WORKER_LOST}|^nginx: .*prematurely closed") as server:
+    with serving(s3_endpoint, warnings=f"{WORKER_LOST}|^nginx: .*(closed connection|reset by peer)") as server:
         posted = server.post_blocking(bucket, "lost")
         os.kill(server.running_worker().pid, signal.SIGKILL)
         assert posted.answer().status == 502
@@ -80,7 +80,7 @@ def test_the_result_of_a_lost_task_is_signed(s3_endpoint: str, bucket: "Bucket")
 
 
 def test_a_lost_task_has_its_line_in_the_log(s3_endpoint: str, bucket: "Bucket") -> None:
-    with serving(s3_endpoint, warnings=f"{WORKER_LOST}|^nginx: .*prematurely closed") as server:
+    with serving(s3_endpoint, warnings=f"{WORKER_LOST}|^nginx: .*(closed connection|reset by peer)") as server:
         posted = server.post_blocking(bucket, "lost")
         os.kill(server.running_worker().pid, signal.SIGKILL)
         assert posted.answer().status == 502

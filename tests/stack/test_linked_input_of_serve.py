@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from conftest import Bucket
 
 LOOK = 'readlink -f "$ALGORITHM_INPUT_PATH" > "$ALGORITHM_OUTPUT_PATH/place"\n'
-WORKER_LOST = r"was sent SIGKILL|unfinished tasks|exited|(worker_lost|interrupted): |^nginx: .*prematurely closed"
+WORKER_LOST = r"was sent SIGKILL|unfinished tasks|exited|worker_lost|interrupted: |closed connection|reset by peer"
 
 
 @pytest.fixture

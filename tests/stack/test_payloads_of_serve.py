@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from conftest import Bucket
 
 ALGORITHMS = Path(__file__).parent.parent / "algorithms"
-WARNINGS = r"was sent SIGKILL|exited|Worker .* ended|^nginx: .*(prematurely closed|too large body)"
+WARNINGS = r"was sent SIGKILL|exited|Worker .* ended|^nginx: .*(closed|reset by peer|too large body)"
 
 MB = 1000 * 1000
 HELD_MB = 40

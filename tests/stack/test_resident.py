@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 PID = 'echo $PPID >"$ALGORITHM_OUTPUT_PATH/pid"'
 """A line of a script that writes the pid of the program that runs it as an output."""
 
-LOST = r"was sent SIGKILL|unfinished tasks|exited|(worker_lost|interrupted): |^nginx: .*prematurely closed"
+LOST = r"was sent SIGKILL|unfinished tasks|exited|worker_lost|interrupted: |closed connection|reset by peer"
 STOPPED = r"^(Stopping|Stopped): "
 GIVEN_UP = "^Failed to start|didn.t pass the health check|^The algorithm's server can not be brought back$"
 

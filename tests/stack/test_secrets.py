@@ -40,7 +40,7 @@ def found_by_a_hunt(server: Server, bucket: "Bucket", *words: bytes) -> list[str
 
 def test_nobody_looks_into_the_process_that_stores_lost_results(bucket: "Bucket") -> None:
     """It is forked and not executed: from its first moment it is as closed as PID 1."""
-    warnings = "prematurely closed|was sent SIGKILL|unfinished tasks|worker_lost"
+    warnings = "closed connection|reset by peer|was sent SIGKILL|unfinished tasks|worker_lost"
     with FaultyS3(bucket.endpoint) as s3, serving(s3.endpoint, *AS_IN_DOCKER, warnings=warnings) as server:
         known = {process.pid for process in server.children(server.pid)}
         posted = server.post_blocking(bucket, "lost")

@@ -64,7 +64,7 @@ def test_orphans_that_end_meanwhile_do_not_pile_up(server: Server, bucket: "Buck
 
 def test_a_daemon_of_a_worker_that_was_killed_is_ended_too(bucket: "Bucket") -> None:
     with serving(
-        bucket.endpoint, warnings="upstream prematurely closed|was sent SIGKILL|unfinished tasks|worker_lost"
+        bucket.endpoint, warnings="closed connection|reset by peer|was sent SIGKILL|unfinished tasks|worker_lost"
     ) as server:
         posted = server.post_blocking(bucket, "lost", DAEMON)
         os.kill(server.running_worker().pid, signal.SIGKILL)
@@ -77,7 +77,7 @@ def test_a_daemon_of_a_worker_that_was_killed_is_ended_though_another_worker_is_
     bucket: "Bucket",
 ) -> None:
     """A worker whose request waits finds the slot without its holder, and ends the group, before PID 1 hears of it."""
-    warnings = "upstream prematurely closed|was sent SIGKILL|unfinished tasks|worker_lost"
+    warnings = "closed connection|reset by peer|was sent SIGKILL|unfinished tasks|worker_lost"
     with serving(bucket.endpoint, warnings=warnings, MODEL_SERVER_WORKERS="4") as server:
         posted = server.post_blocking(bucket, "lost", DAEMON)
         lost, waiting = server.running_worker().pid, []
