@@ -9,8 +9,9 @@ usage() {
 Usage: run.sh [MUTMUT-ARGUMENT ...]
 
 Change what runs, watches and reports a task in every way that mutmut knows, one at a time, and see whether a test
-notices: runner.py, process.py and result.py. Takes an hour on two cores, and is no part of the test command. Prints
-the changes that no test noticed and how many there were of each kind; `--max-children 8` and the like go to mutmut.
+notices: runner.py, process.py and result.py. Takes a quarter of an hour on two idle cores, and is no part of the test
+command. Prints the changes that no test noticed and how many there were of each kind; `--max-children 8` and the like
+go to mutmut.
 END_OF_USAGE
 }
 
