@@ -42,13 +42,14 @@ def test_nobody_looks_into_the_process_that_stores_lost_results(bucket: "Bucket"
     """It is forked and not executed: from its first moment it is as closed as PID 1."""
     warnings = "closed connection|reset by peer|was sent SIGKILL|unfinished tasks|worker_lost"
     with FaultyS3(bucket.endpoint) as s3, serving(s3.endpoint, *AS_IN_DOCKER, warnings=warnings) as server:
+        session = server.gunicorn.session
         known = {process.pid for process in server.children(server.pid)}
         posted = server.post_blocking(bucket, "lost")
         s3.fault("PUT", "/out/lost/.sagemaker_shim/inference_result.json", Delay(4.0))
         os.kill(server.running_worker().pid, signal.SIGKILL)
         assert posted.answer().status == 502
         (reporter,) = eventually(
-            lambda: [p.pid for p in server.children(server.pid) if p.pid not in known and p not in server.algorithm],
+            lambda: [p.pid for p in server.children(server.pid) if p.pid not in known and p.session == session],
             "the process that stores the result",
         )
         assert Path(f"/proc/{reporter}/cmdline").read_bytes() == Path(f"/proc/{server.pid}/cmdline").read_bytes()
