@@ -342,12 +342,12 @@ check_image() {
   ((faults == 0)) || die 'This image would not run on SageMaker; what is wrong with it is above.'
 }
 
-# By our own Python: what is on PATH may be the author's.
+# By where it always is: what is on PATH may be the author's.
 run_check() {
   local image=$1
   shift
-  run docker run --rm --network none --platform "$platform" --user 0 --entrypoint /opt/model-server/bin/python3 \
-    "$image" -Es /opt/program/longshore check "$@"
+  run docker run --rm --network none --platform "$platform" --user 0 --entrypoint /longshore/bin/longshore \
+    "$image" check "$@"
 }
 
 fault() {

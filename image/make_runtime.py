@@ -1,13 +1,17 @@
-"""Make /opt/model-server: a Python and an nginx that depend on nothing of the image but glibc.
+"""Make /longshore: a Python and an nginx that open no library, no configuration and no other file of an image.
 
 Runs in the build stage of the Dockerfile, by the Python that is copied. The result is a virtual environment whose base
-is a copy of that Python, so neither the image's packages, nor its environment, nor what is installed later reaches it:
+is a copy of that Python, with the C library and the dynamic linker too, so that it works in any image for Linux, one
+that is empty included, and nothing of the image reaches it, apart from what IMAGES_OWN names:
 
-    bin/        python3, nginx, launch
-    lib/        shared libraries; python3.X/site-packages: what requirements.txt names
+    bin/        python3, nginx; the launcher goes there under the names of the commands
+    lib/        the dynamic linker and shared libraries; python3.X/site-packages: what requirements.txt names
     python/     the Python that the environment is made from
+    etc/        what is read in place of an image's /etc
     licenses/   of the distribution's packages that parts of this come from; Python's packages have theirs with them
     sbom.cdx.json   all these packages, with their versions and licences
+
+Nothing here names x86-64, but it has been built for nothing else.
 """
 
 import json
@@ -22,6 +26,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import sbom
+from image_paths import OURS, forget_image
 
 VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -33,31 +38,35 @@ UNUSED_BUILD_FOLDER = re.compile(r"config-\d")
 UNUSED_EXTENSION = re.compile(r"(_tkinter|_curses|_curses_panel|_sqlite3|_?dbm|_gdbm|readline|nis|xx\w*|_test\w*)\.")
 """Of the standard library: what has big files or needs further libraries, and is not used."""
 
-PIP_ARGUMENTS = {"PIP_CERT", "PIP_INDEX_URL"}
-"""The variables of pip that are arguments of the build."""
-
 NGINX = "/usr/sbin/nginx"
 
-AWS_SERVICES = {"s3", "sts", "sso", "sso-oidc"}
-"""What botocore needs its data for: S3, and the ways to get credentials."""
+AWS_SERVICES = {"s3", "sts", "sso", "sso-oidc", "ecr"}
+"""What botocore needs its data for: S3, the ways to get credentials, and the registry that images are adapted in."""
 
-GLIBC = re.compile(r"ld-linux|(lib(c|m|dl|rt|pthread|resolv|util|anl|mvec|nss_\w+)\.so)")
 LOADED_BY_GLIBC = ("libgcc_s.so.1",)
 """No program names it, but threads can't be ended without it."""
+
+COMPILER_OPTIONS = ("-std=c11", "-Os", "-Wall", "-Wextra", "-Werror")
+
+NSS = "passwd: files\ngroup: files\nhosts: files dns\n"
+"""Where users and hosts are looked up: what each image's C library does, but with no module of the image."""
 
 
 def main(build: Path, target: Path) -> None:
     copy_python(target)
     wheels = install_packages(build, target)
     shutil.copy(NGINX, target / "bin/nginx")
-    libraries = copy_libraries(target / "lib", list(programs(target)))
-    packages = debian_packages([os.path.realpath(sys.executable), NGINX, *libraries, *copied_modules(target)])
+    loader, libraries = copy_libraries(target / "lib", list(programs(target)))
+    musl = compile_launcher(build)
+    packages = debian_packages([os.path.realpath(sys.executable), NGINX, *libraries, *copied_modules(target), musl])
     copy_licenses(target / "licenses", packages)
     write_sbom(target, packages, wheels)
     for path in list(programs(target)):
-        make_independent(path, target / "lib")
-    shutil.copy(build / "launch", target / "bin/launch")
-    (target / "bin/launch").chmod(0o755)  # the checkout's modes may be for its owner only
+        make_independent(path, target / "lib", loader)
+    give_users(target / "bin/nginx", build, target / "lib")
+    for path in [target / "bin/nginx", *(target / "lib").glob("*.so*")]:
+        forget_image(path)
+    write_configuration(target)
     compile_modules(target)
 
 
@@ -95,7 +104,7 @@ def install_packages(build: Path, target: Path) -> dict[str, str]:
     run(sys.executable, "-m", "venv", pip)
     options = "--quiet --disable-pip-version-check --no-cache-dir --no-compile --require-hashes --only-binary :all:"
     words = ["install", *options.split(), "--report", build / "report.json", "--target", packages, "-r", requirements]
-    run(pip / "bin/pip", *words, environment=pips_own())
+    run(pip / "bin/pip", *words)
     shutil.rmtree(packages / "bin")
     for data in (packages / "botocore/data", packages / "boto3/data"):
         for folder in filter(Path.is_dir, data.iterdir()):
@@ -108,11 +117,6 @@ def install_packages(build: Path, target: Path) -> dict[str, str]:
     }
 
 
-def pips_own() -> dict[str, str]:
-    """Return the environment without the base's options for its own pip: of all there are, two are the build's."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("PIP_") or name in PIP_ARGUMENTS}
-
-
 def programs(folder: Path) -> Iterator[Path]:
     """Yield the ELF files: programs, libraries and extension modules."""
     for path in folder.rglob("*"):
@@ -122,15 +126,43 @@ def programs(folder: Path) -> Iterator[Path]:
                     yield path
 
 
-def copy_libraries(target: Path, users: list[Path]) -> list[str]:
-    """Copy every library that these need, directly or not, under its name there, and return where they were."""
-    found = dict(re.findall(r"(\S+) => (/\S+)", run("ldd", *users)))
+def copy_libraries(target: Path, users: list[Path]) -> tuple[str, list[str]]:
+    """Copy the dynamic linker and every library that these need, directly or not, under its name there.
+
+    Returns the name of the linker, and where all were.
+    """
+    linker = run("patchelf", "--print-interpreter", os.path.realpath(sys.executable)).strip()
+    found = dict(re.findall(r"(\S+) => (/\S+)", run("ldd", *users))) | {os.path.basename(linker): linker}
     known = run("/sbin/ldconfig", "-p")
     found |= {name: path for name, path in re.findall(r"(\S+) .*=> (/\S+)", known) if name in LOADED_BY_GLIBC}
-    found = {name: path for name, path in found.items() if not GLIBC.match(name)}
     for name, path in found.items():
         shutil.copy(path, target / name)
-    return list(found.values())
+    return os.path.basename(linker), list(found.values())
+
+
+def compile_launcher(build: Path) -> str:
+    """Compile what /longshore/bin's commands are, and return where the C library is that becomes a part of it."""
+    run("musl-gcc", "-static", "-s", *COMPILER_OPTIONS, "-o", build / "launch", build / "launch.c")
+    return run("musl-gcc", "-print-file-name=libc.a").strip()
+
+
+def give_users(nginx: Path, build: Path, libraries: Path) -> None:
+    """Have nginx ask us for users and groups, before the C library."""
+    name = "liblongshore_users.so"
+    options = ("-shared", "-fPIC", "-nostdlib", "-s", *COMPILER_OPTIONS)
+    run("gcc", *options, "-o", libraries / name, build / "nginx_users.c")
+    run("patchelf", "--add-needed", name, nginx)
+
+
+def write_configuration(target: Path) -> None:
+    files = {
+        b"/etc/nsswitch.conf": lambda path: path.write_text(NSS),
+        # The certificates that boto3 has with it.
+        b"/usr/lib/ssl/cert.pem": lambda path: path.symlink_to(f"../lib/{VERSION}/site-packages/botocore/cacert.pem"),
+    }
+    (target / "etc").mkdir()
+    for name, path in OURS.items():
+        files[name](Path(os.fsdecode(path)))
 
 
 def debian_packages(files: Iterable[str]) -> list[str]:
@@ -180,25 +212,32 @@ def write_sbom(target: Path, packages: list[str], wheels: Mapping[str, str]) -> 
     (target / "sbom.cdx.json").write_text(sbom.document(components))
 
 
-def make_independent(path: Path, libraries: Path) -> None:
-    """Have a program look for libraries in our folder first.
+def make_independent(path: Path, libraries: Path, linker: str) -> None:
+    """Have a program find its libraries, and the linker that finds them, in our folder only.
 
-    As DT_RPATH: the newer DT_RUNPATH comes after LD_LIBRARY_PATH, which images set for themselves.
+    As DT_RPATH: the newer DT_RUNPATH comes after LD_LIBRARY_PATH, and is not used for the libraries of libraries.
     """
+    if path.name in (linker, "libc.so.6"):  # they need nobody but each other, and patchelf is not for them
+        return
     run("strip", "--strip-unneeded", path)
-    run("patchelf", "--force-rpath", "--set-rpath", f"$ORIGIN/{os.path.relpath(libraries, path.parent)}", path)
+    if path.parent.name == "bin":
+        run("patchelf", "--set-interpreter", libraries / linker, path)
+    run("patchelf", "--force-rpath", "--set-rpath", libraries, path)
 
 
 def compile_modules(target: Path) -> None:
-    """Write bytecode that is never compared with its source: nothing here changes, but the times of files do."""
+    """Write bytecode that is never compared with its source: nothing here changes, but the times of files do.
+
+    In one process: what is written of a module depends on which others its process has compiled before.
+    """
     folders = [target / "python/lib", target / "lib" / VERSION]
     python = target / "bin/python3"
-    run(python, "-BI", "-m", "compileall", "-q", "-f", "-j", "0", "--invalidation-mode", "unchecked-hash", *folders)
+    run(python, "-BI", "-m", "compileall", "-q", "-f", "--invalidation-mode", "unchecked-hash", *folders)
 
 
-def run(*command: str | Path, environment: Mapping[str, str] | None = None, folder: str | None = None) -> str:
-    return subprocess.run(command, env=environment, cwd=folder, check=True, stdout=subprocess.PIPE, text=True).stdout
+def run(*command: str | Path, folder: str | None = None) -> str:
+    return subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 if __name__ == "__main__":
-    main(Path(__file__).parent, Path("/opt/model-server"))
+    main(Path(__file__).parent, Path("/longshore"))

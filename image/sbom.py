@@ -1,4 +1,4 @@
-"""The software bill of materials of /opt/model-server: every package that a part of it comes from, as CycloneDX 1.5.
+"""The software bill of materials of /longshore: every package that a part of it comes from, as CycloneDX 1.5.
 
 Nothing in it is of the moment or of the machine: the same packages make the same bytes.
 """

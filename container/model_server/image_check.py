@@ -35,13 +35,14 @@ class Places:
 
     program: Path = DEFAULT_PROGRAM
     train_program: Path = Path("/opt/algorithm/train")
-    launcher: Path = Path("/opt/model-server/bin/launch")
+    launcher: Path = Path("/longshore/bin/longshore")
     ml: Path = DEFAULT_ML_PATH
+    longshores_program: Path = Path("/longshore/program")
 
 
 def find_faults(with_algorithm: bool = True, places: Places = Places()) -> list[str]:
     """Return a sentence for each fault, with what to do; `with_algorithm` is False for an image to inherit from."""
-    faults = [*_faults_of_commands(places.launcher), *_faults_of_ml(places.ml)]
+    faults = [*_faults_of_commands(places), *_faults_of_ml(places.ml)]
     try:
         settings = Settings.from_env()
     except SettingsInvalid as error:
@@ -101,13 +102,15 @@ def _is_for_a_terminal(argv: list[str]) -> bool:
     return len(names) == 1 and VERSION.sub("", names[0]) in INTERPRETERS
 
 
-def _faults_of_commands(launcher: Path) -> Iterator[str]:
-    """Look up our commands as SageMaker's `docker run IMAGE serve` does."""
+def _faults_of_commands(places: Places) -> Iterator[str]:
+    """Look up our commands as SageMaker's `docker run IMAGE serve` does, unless they are an entrypoint's arguments."""
+    if not places.longshores_program.is_symlink():  # an image that was adapted, and not one that inherits from ours
+        return
     for name in COMMANDS:
         found = shutil.which(name)
         if found is None:
             yield f"`{name}` is not on PATH: keep /usr/local/bin in the image's PATH, and Longshore's {name} there"
-        elif not _is_ours(Path(found), launcher):
+        elif not _is_ours(Path(found), places.launcher):
             yield f"{found} takes the place of Longshore's `{name}`, which SageMaker calls: give it another name"
 
 

@@ -3,8 +3,8 @@
 Python's own tables are asked, never the machine's /etc/mime.types, and corrected where they are silent or odd.
 """
 
+import mimetypes
 import re
-from mimetypes import MimeTypes
 
 UNKNOWN = "application/octet-stream"
 
@@ -54,7 +54,8 @@ PREFIX = re.compile(r"x-|(vnd|prs)\.([^.]+\.)?|x\.")
 
 def _pythons() -> dict[str, str]:
     """Return the type of each extension that Python knows, registered ones before others."""
-    not_registered, registered = MimeTypes().types_map
+    mimetypes.knownfiles.clear()  # they would be opened, though they are not for these tables
+    not_registered, registered = mimetypes.MimeTypes().types_map
     return {extension[1:]: kind for extension, kind in (not_registered | registered).items()}
 
 

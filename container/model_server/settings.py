@@ -36,6 +36,12 @@ SETUP_RESULT_NAME = "/.sagemaker_shim/runtime_setup_result.json"
 REPEATED = ("int_", "float_", "bool_", "finite_number", "greater_than", "less_than", "literal_error")
 """The kinds of faults whose line repeats the value: of numbers and choices. Commands and addresses may hold secrets."""
 
+KEPT = "LONGSHORE_KEPT_"
+"""Before the name of a variable of the image's that would change what we do ourselves, and that the algorithm has."""
+
+SET_BY_US = "LONGSHORE_SETS"
+"""The variable with the names, spaces between them, of variables that are for us and not for the algorithm."""
+
 WITHHELD_PREFIXES = ("ALGORITHM_", "MODEL_SERVER_", "GRAND_CHALLENGE_")
 SHOWN = {
     "ALGORITHM_INPUT_PATH",
@@ -436,12 +442,30 @@ def _as_given(environ: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def _algorithm_environment(environ: Mapping[str, str], with_aws_credentials: bool) -> dict[str, str]:
-    return {
-        name: value
-        for name, value in environ.items()
-        if (not name.upper().startswith(WITHHELD_PREFIXES) or (name in SHOWN and value))
-        and (with_aws_credentials or name not in AWS_CREDENTIALS)
-    }
+    return _given_back(
+        {
+            name: value
+            for name, value in environ.items()
+            if (not name.upper().startswith(WITHHELD_PREFIXES) or (name in SHOWN and value))
+            and (with_aws_credentials or name not in AWS_CREDENTIALS)
+        },
+        environ,
+    )
+
+
+def _given_back(variables: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:
+    """Return variables as the algorithm has them, in an environment where some were renamed and some set for us.
+
+    The launcher (image/launch.c) and an adapted image's configuration do that. What the job sets under the name of one
+    that was renamed goes before it, as it does in Docker.
+    """
+    ours = {SET_BY_US, *environ.get(SET_BY_US, "").split()}
+    given: dict[str, str] = {}
+    for name, value in variables.items():
+        own = name.removeprefix(KEPT)
+        if name not in ours and (own == name or own in ours or own not in environ):
+            given[own] = value
+    return given
 
 
 def ml_path_of(environ: Mapping[str, str] = os.environ) -> Path:

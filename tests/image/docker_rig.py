@@ -81,9 +81,8 @@ def tried_build(folder: Path, *arguments: str | Path) -> "subprocess.CompletedPr
 
 def build_base(tag: str, *arguments: str, base: str = DEBIAN) -> None:
     """Build the checkout's own image. Its build stage keeps a name, so that the next build finds it in the cache."""
-    usual = [*build_arguments(base), "--build-arg", f"BASE_IMAGE={base}", *arguments]
-    stage = f"{PREFIX}-stage:{base.replace(':', '-')}"
-    build(stage, PROJECT, *usual, "--target", "build")
+    usual = [*build_arguments(), "--build-arg", f"BASE_IMAGE={base}", *arguments]
+    build(f"{PREFIX}-stage", PROJECT, *usual, "--target", "build")
     build(tag, PROJECT, *usual)
 
 

@@ -1,4 +1,4 @@
-"""What an image says it is made of: /opt/model-server/sbom.cdx.json, against what is in the image."""
+"""What an image says it is made of: /longshore/sbom.cdx.json, against what is in the image."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from typing import Any
 from build_rig import built_locally, write_context
 from docker_rig import PROJECT, docker
 
-BILL = "/opt/model-server/sbom.cdx.json"
+BILL = "/longshore/sbom.cdx.json"
 HASHES = set(re.findall(r"--hash=sha256:([0-9a-f]{64})", (PROJECT / "requirements.txt").read_text()))
 DOCKERFILE = 'FROM debian:bookworm-slim\nCOPY says /says\nENTRYPOINT ["/says"]\n'
 
@@ -18,7 +18,7 @@ def bill_of(image: str) -> str:
 
 
 def listed(image: str, pattern: str) -> list[str]:
-    return docker("run", "--rm", image, "sh", "-c", f"ls -d /opt/model-server/{pattern}").splitlines()
+    return docker("run", "--rm", image, "sh", "-c", f"ls -d /longshore/{pattern}").splitlines()
 
 
 def components(image: str, kind: str) -> dict[str, dict[str, Any]]:

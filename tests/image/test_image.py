@@ -83,7 +83,7 @@ def files_of(image: str) -> set[str]:
 def test_nothing_is_added_beside_its_own_folders(base_image: str) -> None:
     bases, ours = files_of(DEBIAN), files_of(base_image)
     assert bases <= ours
-    added = {path for path in ours - bases if not path.startswith(("/opt/model-server", "/opt/program"))}
+    added = {path for path in ours - bases if not path.startswith(("/longshore", "/opt/program"))}
     assert {path for path in added if Path(path).parent != Path("/usr/local/bin")} == {"/input", "/output"}
 
 
@@ -118,7 +118,7 @@ def test_a_processing_job_may_name_an_entrypoint_arguments_both_or_neither(
 
 
 def test_the_licenses_of_what_it_is_made_of_are_in_it(base_image: str) -> None:
-    licenses = docker("run", "--rm", base_image, "ls", "/opt/model-server/licenses").split()
+    licenses = docker("run", "--rm", base_image, "ls", "/longshore/licenses").split()
     assert "nginx" in licenses
     assert any(name.startswith("python3") for name in licenses)
 
@@ -163,7 +163,7 @@ def test_ping_is_answered_without_a_network(base_image: str) -> None:
     asks = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:8080/ping', timeout=5).status)"
     with running(base_image, "serve", options=[*ECHOES, "--network", "none"]) as container:
         eventually(lambda: "Serving on port 8080" in container.log() or not container.state["Running"], "a start")
-        assert container.execute("/opt/model-server/bin/python3", "-Es", "-c", asks) == "200"
+        assert container.execute("/longshore/bin/python3", "-Es", "-c", asks) == "200"
         assert container.stop() == 0
 
 

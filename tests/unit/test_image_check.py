@@ -18,7 +18,9 @@ class Image:
     @property
     def places(self) -> Places:
         algorithm = self.root / "algorithm"
-        return Places(algorithm / "run", algorithm / "train", self.root / "launch", self.root / "ml")
+        return Places(
+            algorithm / "run", algorithm / "train", self.root / "launch", self.root / "ml", self.root / "program"
+        )
 
     def write(self, path: str, text: str = "#!/bin/sh\n", mode: int = 0o755) -> Path:
         file = self.root / path
@@ -40,6 +42,7 @@ def image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Image:
     for name in COMMANDS:
         image.write(f"bin/{name}", launcher.read_text())
     image.write("algorithm/run")
+    (image.root / "program").symlink_to("/opt/program")
     monkeypatch.setenv("PATH", f"{image.root}/mine:{image.root}/bin:/usr/bin:/bin")
     monkeypatch.setenv("ALGORITHM_INPUT_PATH", str(image.root / "input"))
     monkeypatch.setenv("ALGORITHM_OUTPUT_PATH", str(image.root / "output"))
@@ -119,6 +122,14 @@ def test_a_command_that_path_no_longer_finds_is_named(image: Image) -> None:
     (image.root / "bin/serve").unlink()
     (fault,) = image.faults()
     assert fault.startswith("`serve` is not on PATH")
+
+
+def test_an_image_that_was_adapted_needs_no_command_on_path(image: Image) -> None:
+    (image.root / "program").unlink()
+    (image.root / "program").mkdir()
+    (image.root / "bin/serve").unlink()
+    image.write("mine/train")
+    assert image.faults() == []
 
 
 def test_many_files_in_sagemakers_folder_are_one_sentence(image: Image) -> None:
