@@ -14,7 +14,7 @@ LAYERS = [
     ["errors", "cpus", "line_encoder", "log_channel", "peak_memory", "processes", "progress", "s3_uri", "held_signals"]
     + ["usage", "media_types", "lzma_stream", "prctl", "memory_order", "heap", "orphans", "archive_limits"],
     ["scoreboard", "setting_types", "user", "job_config", "faults", "zip_member", "s3_faults", "machine_limits"]
-    + ["beneath"],
+    + ["beneath", "adaptation"],
     ["settings", "task", "immutable", "cancellation", "logs", "slot", "untar"],
     ["command", "program", "folder", "client", "admission", "storage", "process_output", "ledger", "algorithm_output"]
     + ["loopback_call", "resident_channel", "exit_note", "stray_outputs", "shares", "training_environment"]
