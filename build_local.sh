@@ -10,63 +10,54 @@ source "$checkout/local-test/log.sh"
 usage() {
   cat <<'END'
 Usage: build_local.sh [--dry-run] NAME [DIR]
+       build_local.sh [--dry-run] --layer FILE
        build_local.sh --check IMAGE
 
 Build the image NAME for SageMaker from the Dockerfile in DIR; without DIR, the image of Longshore itself, which others
-inherit. Any Dockerfile will do on a Debian or Ubuntu that has packages of Python 3.11 or newer, such as Debian 12 and
-Ubuntu 24.04: where it does not say FROM Longshore's image, Longshore is put on top, and its ENTRYPOINT, CMD and USER
-become the algorithm's. What would not run on SageMaker is named, and NAME is given to an image without faults only.
+inherit. Any Dockerfile for linux/amd64 will do, whatever it is FROM: where that is not Longshore's image, Longshore is
+put on top, which needs nothing of the image. Its ENTRYPOINT, CMD and USER become the algorithm's. What would not run on
+SageMaker is named, and NAME is given to an image without faults only.
 
+  --layer FILE    write the layer that `adapt` puts on top of images in a registry: Longshore with all it needs
   --check IMAGE   build nothing, and name what is wrong with an image that is there
   --dry-run       print the commands, and run none
   --help          show this text
 
 LONGSHORE_BUILD_ARGS is for further arguments of `docker build`, with spaces between them. All are for DIR's build, such
-as --file, --target and --pull; of them --build-arg, --network and --no-cache are used for putting Longshore on top too.
-The last line on stdout is NAME; all else goes to stderr. Exit code 0: built. 1: a step failed, or there are faults.
-64: the arguments are wrong.
+as --file, --target and --pull; of them --build-arg, --network and --no-cache are used for Longshore's layer too.
+The last line on stdout is NAME, or FILE; all else goes to stderr. Exit code 0: built. 1: a step failed, or there are
+faults. 64: the arguments are wrong.
 END
 }
 
 platform=linux/amd64
-default_command='["longshore","usage"]'
+longshore=/longshore/bin/longshore
 
 # [HOST[:PORT]/]PATH[:TAG]
 image_name='^([A-Za-z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?$'
-default_program=/opt/algorithm/run
 
 # An image alone, as SageMaker takes it: a builder's attestations would make an index of it.
 export BUILDX_NO_DEFAULT_ATTESTATIONS=1
 
 main() {
-  local mode=build
+  local what=image is_dry_run=''
   name='' directory=''
   read_arguments "$@"
   read_build_arguments
   end_on_signals
-  if [[ $mode == dry-run ]]; then
+  if [[ -n $is_dry_run ]]; then
     print_commands
     return
   fi
   need_docker
-  if [[ $mode == check ]]; then
-    check_image "$name"
-    return
-  fi
   # A name of this run alone: BuildKit builds from names only.
-  work=longshore-build:$$-$RANDOM
+  work=longshore-build:$$-$RANDOM partial=''
   trap remove_work EXIT
-  if [[ -z $directory ]]; then
-    log "Building Longshore's image"
-    # shellcheck disable=SC2086 # words
-    build_longshore "$work-final" ${LONGSHORE_BUILD_ARGS-} || die "Longshore's image could not be built; docker says why above."
-    check_image "$work-final" --base
-  else
-    build_authors
-    check_image "$work-final"
-  fi
-  docker tag "$work-final" "$name" || die "The image could not be named $name; docker says why above."
-  printf '%s\n' "$name"
+  case $what in
+    check) check_image "$name" ;;
+    layer) write_layer ;;
+    image) build_image ;;
+  esac
 }
 
 read_arguments() {
@@ -76,13 +67,14 @@ read_arguments() {
         usage
         exit
         ;;
-      --dry-run) mode=dry-run ;;
-      --check) mode=check ;;
+      --dry-run) is_dry_run=yes ;;
+      --check) what=check ;;
+      --layer) what=layer ;;
       -*) wrong_arguments "There is no option $1." ;;
       *)
         if [[ -z $name ]]; then
           name=$1
-        elif [[ -z $directory && $mode != check ]]; then
+        elif [[ -z $directory && $what == image ]]; then
           directory=$1
         else
           wrong_arguments "There is one argument too many: $1"
@@ -91,6 +83,11 @@ read_arguments() {
     esac
     shift
   done
+  if [[ $what == layer ]]; then
+    [[ -n $name ]] || wrong_arguments 'The name of the file is missing.'
+    [[ -d $(dirname -- "$name") ]] || die "There is no folder $(dirname -- "$name")."
+    return
+  fi
   [[ -n $name ]] || wrong_arguments 'The name of the image is missing.'
   [[ $name =~ $image_name ]] ||
     wrong_arguments "$name can not be the name of an image: it has lower case letters and digits, and . _ - / between them."
@@ -129,27 +126,73 @@ need_docker() {
 
 # --- building
 
-build_authors() {
-  log "Building $directory"
-  # shellcheck disable=SC2086 # words
-  build "$work-author" "$directory" ${LONGSHORE_BUILD_ARGS-} || explain_failed_build
-  refuse_triggers
-  if holds_longshore "$work-author"; then
-    docker tag "$work-author" "$work-whole"
-  else
-    log 'It does not hold Longshore, which is put on top'
+build_image() {
+  if [[ -z $directory ]]; then
+    log "Building Longshore's image"
     # shellcheck disable=SC2086 # words
-    build_longshore "$work-whole" $arguments_on_top --build-arg "BASE_IMAGE=$work-author" ||
-      die "Longshore could not be put on top of $directory's image; docker says why above."
+    build_longshore "$work-final" ${LONGSHORE_BUILD_ARGS-} ||
+      die "Longshore's image could not be built; docker says why above."
+    check_image "$work-final" --base
+  else
+    log "Building $directory"
+    # shellcheck disable=SC2086 # words
+    build "$work-author" "$directory" ${LONGSHORE_BUILD_ARGS-} || explain_failed_build
+    refuse_triggers
+    if holds_longshore "$work-author"; then
+      docker tag "$work-author" "$work-whole"
+    else
+      log 'It does not hold Longshore, which is put on top'
+      put_on_top
+    fi
+    complete
+    check_image "$work-final"
   fi
-  record_commands
+  docker tag "$work-final" "$name" || die "The image could not be named $name; docker says why above."
+  printf '%s\n' "$name"
+}
+
+put_on_top() {
+  # shellcheck disable=SC2086 # words
+  build_layer $arguments_on_top
+  printf '%s\n' "FROM $work-author" "COPY --from=$work-layer / /" | build "$work-whole" - ||
+    die "Longshore could not be put on top of $directory's image; docker says why above."
+}
+
+# SageMaker calls `docker run IMAGE serve`: an author's ENTRYPOINT would swallow it and a CMD be replaced by it, and the
+# server needs to be root to become the algorithm's user. What the image says is recorded, and Longshore started.
+complete() {
+  local text
+  states_command || set -- --inherited
+  text=$(docker image inspect "$work-author" |
+    run_inside --interactive "$work-whole" dockerfile "$@" "$work-whole") ||
+    die 'The image could not be completed; why is above. If its Longshore is an older one, build its base image anew.'
+  finish <<<"$text" || die 'The image could not be completed; docker says why above.'
+}
+
+finish() { build "$work-final" -; }
+
+# The file has its name when it is whole.
+write_layer() {
+  log 'Building the layer'
+  # shellcheck disable=SC2086 # words
+  build_layer ${LONGSHORE_BUILD_ARGS-}
+  partial=$(mktemp "$name.XXXXXX") || die "No file can be made beside $name."
+  run_inside "$work-layer" layer >"$partial" || die 'The layer could not be written; why is above.'
+  chmod 644 "$partial"
+  mv -f "$partial" "$name"
+  printf '%s\n' "$name"
+}
+
+# build_layer [ARGUMENT ...]
+build_layer() {
+  build_longshore "$work-layer" "$@" --target layer || die "Longshore's layer could not be built; docker says why above."
 }
 
 # build TAG DIR [ARGUMENT ...]
 build() {
   local tag=$1 context=$2
   shift 2
-  run docker build --force-rm --platform "$platform" --tag "$tag" "$@" "$context"
+  run docker build --force-rm --platform "$platform" --tag "$tag" "$@" "$context" >&2
 }
 
 # build_longshore TAG [ARGUMENT ...]
@@ -191,47 +234,6 @@ refuse_triggers() {
 
 holds_longshore() { [[ -n $(label_of "$1" longshore.version) ]]; }
 
-# --- what the author's ENTRYPOINT, CMD and USER say, as the variables that Longshore reads
-
-# SageMaker calls `docker run IMAGE serve`: an ENTRYPOINT would swallow it and a CMD be replaced by it, and the server
-# needs to be root to become the algorithm's user.
-record_commands() {
-  local completed="FROM $work-whole"
-  record_command
-  record_user
-  restore_stop_signal
-  add 'ENTRYPOINT []' "CMD $default_command" 'USER root'
-  finish <<<"$completed" || die 'The image could not be completed; docker says why above.'
-}
-
-finish() { run docker build --force-rm --platform "$platform" --tag "$work-final" -; }
-
-record_command() {
-  local entrypoint cmd words=
-  entrypoint=$(list_of "$work-author" Entrypoint)
-  cmd=$(list_of "$work-author" Cmd)
-  [[ $cmd != "$default_command" ]] || cmd='[]'
-  [[ $entrypoint == '[]' ]] || words="ENTRYPOINT $entrypoint"
-  [[ $cmd == '[]' ]] || words="${words:+$words, }CMD $cmd"
-  [[ -n $words ]] || return 0
-  if is_stated ALGORITHM_ENTRYPOINT || is_stated ALGORITHM_CMD; then
-    log "Left out, as the variables ALGORITHM_ENTRYPOINT and ALGORITHM_CMD are set: $words"
-    return
-  fi
-  if ! states_command; then
-    if has_default_program; then
-      log "Left out, as the base image says it and $default_program is there to be run: $words"
-      return
-    fi
-    log 'The Dockerfile has no ENTRYPOINT and no CMD; those of its base image are taken'
-  fi
-  # Over an image that this script has built, a new ENTRYPOINT replaces the CMD too, as in Docker.
-  [[ $entrypoint == '[]' ]] || record ALGORITHM_ENTRYPOINT "$(as_written "$entrypoint")"
-  record ALGORITHM_CMD "$cmd"
-  log "What the algorithm runs, recorded as ALGORITHM_ENTRYPOINT and ALGORITHM_CMD: $words"
-  log 'The image has no ENTRYPOINT now, so that SageMaker can call serve and train'
-}
-
 # Tell whether the Dockerfile's last stage itself says what to run: a base for people at a terminal says so too.
 states_command() {
   awk '
@@ -248,64 +250,6 @@ states_command() {
     }
     END { exit !stated }
   ' "$dockerfile"
-}
-
-# as_written ENTRYPOINT: the shell form, which Docker makes a list of, as the string that it was, since it takes no
-# arguments. A line that looks for them is a list that an author wrote.
-as_written() {
-  local shell_form='^\["/bin/sh","-c",("([^"\]|\\.)*")]$' looks_for_arguments='\$\{?[0-9@*#]'
-  if [[ ! $1 =~ $looks_for_arguments && $1 =~ $shell_form ]]; then
-    printf '%s' "${BASH_REMATCH[1]}"
-  else
-    printf '%s' "$1"
-  fi
-}
-
-has_default_program() {
-  docker run --rm --network none --platform "$platform" --user 0 --entrypoint test "$work-author" -x "$default_program"
-}
-
-record_user() {
-  local user
-  user=$(config_of "$work-author" User)
-  if is_root "$user"; then
-    return
-  elif is_stated ALGORITHM_USER; then
-    log "Left out, as the variable ALGORITHM_USER is set: USER $user"
-  else
-    record ALGORITHM_USER "$user"
-    log "Who the algorithm runs as, recorded as ALGORITHM_USER: USER $user; the server runs as root"
-  fi
-}
-
-restore_stop_signal() {
-  local signal
-  signal=$(config_of "$work-author" StopSignal)
-  case $signal in
-    '' | SIGTERM | 15) ;;
-    *)
-      log "Left out, as SageMaker stops the server by SIGTERM: STOPSIGNAL $signal"
-      add 'STOPSIGNAL SIGTERM'
-      ;;
-  esac
-}
-
-# Add lines to the Dockerfile that completes the image.
-add() { completed+=$(printf '\n%s' "$@"); }
-
-# record VARIABLE VALUE: as a variable, and as a label that tells it from one that an author sets.
-record() {
-  local escape="s/'/\\\\u0027/g" value
-  # In single quotes a Dockerfile takes everything as it stands.
-  value=$(printf '%s' "$2" | sed "$escape")
-  add "ENV $1='$value'" "LABEL longshore.recorded.$1='$value'"
-}
-
-# Tell whether the author set a variable, rather than this script for an image that this one inherits from.
-is_stated() {
-  local value
-  value=$(docker image inspect --format '{{range .Config.Env}}{{println .}}{{end}}' "$work-author" | sed -n "s/^$1=//p")
-  [[ -n $value && $value != "$(label_of "$work-author" "longshore.recorded.$1")" ]]
 }
 
 # list_of IMAGE FIELD: as JSON.
@@ -327,7 +271,7 @@ is_root() { [[ -z $1 || $1 == 0 || $1 == root || $1 == 0:0 || $1 == root:root ]]
 
 # check_image IMAGE [--base]
 check_image() {
-  local image=$1 faults=0 actual entrypoint
+  local image=$1 faults=0 actual entrypoint called=--by-name
   shift
   log 'Checking what would not run on SageMaker'
   docker image inspect "$image" >/dev/null || die "There is no image $image."
@@ -336,18 +280,14 @@ check_image() {
   [[ $actual == "$platform" ]] ||
     die "The image is for $actual, and SageMaker's machines are $platform: name no other platform in the Dockerfile."
   entrypoint=$(list_of "$image" Entrypoint)
-  [[ $entrypoint == '[]' ]] || fault "ENTRYPOINT $entrypoint swallows the \`serve\` that SageMaker calls: see --help"
+  case $entrypoint in
+    "[\"$longshore\"]") called=--by-entrypoint ;;
+    '[]') ;;
+    *) fault "ENTRYPOINT $entrypoint swallows the \`serve\` that SageMaker calls: see --help" ;;
+  esac
   is_root "$(config_of "$image" User)" || fault 'USER is not root, as whom SageMaker runs containers: see --help'
-  run_check "$image" "$@" || faults=1
+  run_inside "$image" check "$called" "$@" >&2 || faults=1
   ((faults == 0)) || die 'This image would not run on SageMaker; what is wrong with it is above.'
-}
-
-# By where it always is: what is on PATH may be the author's.
-run_check() {
-  local image=$1
-  shift
-  run docker run --rm --network none --platform "$platform" --user 0 --entrypoint /longshore/bin/longshore \
-    "$image" check "$@"
 }
 
 fault() {
@@ -357,37 +297,58 @@ fault() {
 
 # --- running
 
+# run_inside [--interactive] IMAGE [ARGUMENT ...]: Longshore, which uses nothing of the image's own, such as a shell.
+run_inside() {
+  local interactive=''
+  if [[ $1 == --interactive ]]; then
+    interactive=$1
+    shift
+  fi
+  local image=$1
+  shift
+  # shellcheck disable=SC2086 # a word, or none
+  run docker run --rm $interactive --network none --platform "$platform" --user 0 --entrypoint "$longshore" "$image" "$@"
+}
+
 run() {
-  if [[ $mode == dry-run ]]; then
+  if [[ -n $is_dry_run ]]; then
     printf '+' >&2
     printf ' %q' "$@" >&2
     printf '\n' >&2
   else
-    "$@" >&2
+    "$@"
   fi
 }
 
 print_commands() {
-  work=longshore-build:temporary
-  if [[ -z $directory ]]; then
-    # shellcheck disable=SC2086 # words
-    build_longshore "$work-final" ${LONGSHORE_BUILD_ARGS-}
-    run_check "$work-final" --base
-  else
-    # shellcheck disable=SC2086 # words
-    build "$work-author" "$directory" ${LONGSHORE_BUILD_ARGS-}
-    log 'If that does not hold Longshore'
-    # shellcheck disable=SC2086 # words
-    build_longshore "$work-whole" $arguments_on_top --build-arg "BASE_IMAGE=$work-author"
-    log 'With ENTRYPOINT, CMD and USER recorded as variables'
-    finish
-    run_check "$work-final"
-  fi
-  run docker tag "$work-final" "$name"
+  work='longshore-build:temporary'
+  # shellcheck disable=SC2086 # words
+  case $what in
+    check) run_inside "$name" check ;;
+    layer)
+      build_layer ${LONGSHORE_BUILD_ARGS-}
+      run_inside "$work-layer" layer
+      ;;
+    image)
+      if [[ -z $directory ]]; then
+        build_longshore "$work-final" ${LONGSHORE_BUILD_ARGS-}
+        run_inside "$work-final" check --base
+      else
+        build "$work-author" "$directory" ${LONGSHORE_BUILD_ARGS-}
+        log 'If that does not hold Longshore'
+        put_on_top
+        log 'With ENTRYPOINT, CMD and USER recorded'
+        finish
+        run_inside "$work-final" check
+      fi
+      run docker tag "$work-final" "$name"
+      ;;
+  esac
 }
 
 remove_work() {
-  docker image rm --no-prune "$work-author" "$work-whole" "$work-final" >/dev/null 2>&1 || true
+  docker image rm --no-prune "$work-author" "$work-layer" "$work-whole" "$work-final" >/dev/null 2>&1 || true
+  [[ -z $partial ]] || rm -f "$partial"
 }
 
 main "$@"

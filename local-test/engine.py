@@ -26,6 +26,19 @@ LABEL = "longshore.version"
 ML = PurePosixPath("/opt/ml")
 NAME_OF_THIS_MACHINE = "host.docker.internal"
 
+PYTHON = "/longshore/bin/python3"
+"""Of every image that holds Longshore, which may have no other program that can be counted on."""
+
+ADDRESS_OF = "import socket, sys; print(socket.gethostbyname(sys.argv[1]))"
+GIVE_TO = """
+import os, sys
+user, group, *roots = sys.argv[1:]
+for root in roots:
+    for path, folders, files in os.walk(root):
+        for name in (".", *folders, *files):
+            os.chown(os.path.join(path, name), int(user), int(group), follow_symlinks=False)
+"""
+
 
 class Owner(NamedTuple):
     """A user and a group, by their numbers."""
@@ -53,9 +66,9 @@ class Docker:
         """
         if self._gateway:
             return url
-        option = ["--add-host", f"{NAME_OF_THIS_MACHINE}:host-gateway", "--entrypoint", "getent"]
-        found = docker("run", "--rm", *option, self.image, "ahostsv4", NAME_OF_THIS_MACHINE)
-        return f"http://{found.split()[0]}:{urlsplit(url).port}"
+        option = ["--add-host", f"{NAME_OF_THIS_MACHINE}:host-gateway"]
+        found = self._run_python(option, ADDRESS_OF, NAME_OF_THIS_MACHINE)
+        return f"http://{found.strip()}:{urlsplit(url).port}"
 
     @contextlib.contextmanager
     def started(self, job: Job, root: Path, output: IO[bytes] | None) -> Iterator["Popen[bytes]"]:
@@ -63,7 +76,7 @@ class Docker:
         name = f"{root.name}-{job.command[0]}"
         options = [f"--name={name}", *map(bind, job.mounts)]
         if job.program:
-            options.append(bind(Mount(job.program, "/opt/program", read_only=True)))
+            options.append(bind(Mount(job.program, "/longshore/program", read_only=True)))
         model = {"ALGORITHM_MODEL_PATH": f"/opt/ml/{job.model}"} if job.model else {}
         options += [f"--env={variable}={value}" for variable, value in (model | job.environment).items()]
         if job.port:
@@ -95,10 +108,14 @@ class Docker:
         paths = [path for mount in made for path in (mount.source, *mount.source.rglob("*"))]
         if all(path.lstat().st_uid == self._owner.user for path in paths):
             return
-        owner = f"{self._owner.user}:{self._owner.group}"
         inside = [str(ML / mount.path) for mount in made]
-        command = [*map(bind, made), "--user=0", "--entrypoint=chown", self.image, "-Rh", owner, *inside]
-        docker("run", "--rm", "--network=none", *command)
+        options = ["--network=none", *map(bind, made)]
+        self._run_python(options, GIVE_TO, str(self._owner.user), str(self._owner.group), *inside)
+
+    def _run_python(self, options: list[str], code: str, *arguments: str) -> str:
+        """Run some lines as root in a container of its own, and return what they print."""
+        command = ["--user=0", f"--entrypoint={PYTHON}", self.image, "-Es", "-c", code, *arguments]
+        return docker("run", "--rm", *options, *command)
 
 
 def owner_of(test_dir: Path) -> Owner:

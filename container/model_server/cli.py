@@ -102,16 +102,43 @@ def invoke(settings: Settings, tasks: str | None, file: str | None) -> int:
 
 @main.command(short_help="Check the image")
 @click.option("--base", is_flag=True, help="It is an image to inherit from, without an algorithm.")
-def check(base: bool) -> None:
+@click.option(
+    "--by-entrypoint/--by-name",
+    "by_entrypoint",
+    default=None,
+    help="How SageMaker's `serve` finds Longshore: it is the ENTRYPOINT, or `serve` is looked up on PATH; by default "
+    "the latter where Longshore has such names.",
+)
+def check(base: bool, by_entrypoint: bool | None) -> None:
     """Say what of this image would not run on SageMaker. Nothing of it is run."""
     from .image_check import find_faults
 
-    faults = find_faults(with_algorithm=not base)
+    faults = find_faults(with_algorithm=not base, by_entrypoint=by_entrypoint)
     for fault in faults:
         click.echo(fault, err=True)
     if faults:
         sys.exit(SettingsInvalid.EXIT_CODE)
     click.echo("Nothing is wrong inside the image")
+
+
+@main.command(hidden=True)
+@click.option("--inherited", is_flag=True, help="The author's Dockerfile has no ENTRYPOINT and no CMD.")
+@click.argument("image")
+def dockerfile(inherited: bool, image: str) -> None:
+    """Print the Dockerfile that completes IMAGE, in which this runs; on stdin is what `docker image inspect` says."""
+    from .adaptation import ConfigUnusable
+    from .command import is_program
+    from .dockerfile import completing_dockerfile, inspected_config
+
+    try:
+        existing_config = inspected_config(sys.stdin.buffer.read())
+        made = completing_dockerfile(existing_config, image, is_inherited=inherited, has_program=is_program())
+    except ConfigUnusable as error:
+        click.echo(str(error), err=True)
+        sys.exit(SettingsInvalid.EXIT_CODE)
+    for line in made.log:
+        click.echo(f"==> {line}", err=True)
+    click.echo(made.text, nl=False)
 
 
 class _Verbatim(click.Command):

@@ -4,6 +4,7 @@ https://docs.docker.com/reference/dockerfile/#understand-how-cmd-and-entrypoint-
 """
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from .settings import Settings
 
 DEFAULT_PROGRAM = Path("/opt/algorithm/run")
 DEFAULT_TRAIN_PROGRAM = Path("/opt/algorithm/train")
+
+LOOKS_FOR_ARGUMENTS = re.compile(r"\$\{?[0-9@*#]")
 
 
 def algorithm_command(
@@ -29,8 +32,16 @@ def algorithm_command(
 
 
 def takes_arguments(settings: Settings) -> bool:
-    """Say whether arguments reach the algorithm: an ENTRYPOINT in shell form takes none."""
-    return not isinstance(_recorded(settings)[0], str)
+    """Say whether arguments reach the algorithm: an ENTRYPOINT in shell form takes none, also where it is a list."""
+    entrypoint = _recorded(settings)[0]
+    if isinstance(entrypoint, list) and entrypoint[:2] == _shell("")[:2] and len(entrypoint) == 3:
+        return bool(LOOKS_FOR_ARGUMENTS.search(entrypoint[2]))  # else it is what Docker makes of the shell form
+    return not isinstance(entrypoint, str)
+
+
+def is_program(file: Path = DEFAULT_PROGRAM) -> bool:
+    """Say whether a file can be run where nothing else is named."""
+    return os.access(file, os.X_OK) and file.is_file()
 
 
 def train_command(
@@ -50,7 +61,7 @@ def _recorded(settings: Settings) -> tuple[Command | None, Command | None]:
 
 
 def _default(variable: str, program: Path) -> list[str]:
-    if os.access(program, os.X_OK) and program.is_file():
+    if is_program(program):
         return [str(program)]
     raise SettingsInvalid([f"{variable}: names no command, and there is no executable {program} either"])
 

@@ -40,9 +40,15 @@ class Places:
     longshores_program: Path = Path("/longshore/program")
 
 
-def find_faults(with_algorithm: bool = True, places: Places = Places()) -> list[str]:
-    """Return a sentence for each fault, with what to do; `with_algorithm` is False for an image to inherit from."""
-    faults = [*_faults_of_commands(places), *_faults_of_ml(places.ml)]
+def find_faults(with_algorithm: bool = True, places: Places = Places(), by_entrypoint: bool | None = None) -> list[str]:
+    """Return a sentence for each fault, with what to do; `with_algorithm` is False for an image to inherit from.
+
+    Where the ENTRYPOINT is ours, which can't be seen from inside, it does not matter what is on PATH. Unless somebody
+    says so, it is taken to be in an image that has no names of ours there: the program is a link in one that has them.
+    """
+    if by_entrypoint is None:
+        by_entrypoint = not places.longshores_program.is_symlink()
+    faults = [*([] if by_entrypoint else _faults_of_commands(places.launcher)), *_faults_of_ml(places.ml)]
     try:
         settings = Settings.from_env()
     except SettingsInvalid as error:
@@ -58,7 +64,7 @@ def _faults_of_programs(settings: Settings, places: Places) -> Iterator[str]:
     try:
         user = look_up(settings.user)
     except (UserInvalid, UserMissing, GroupMissing) as error:
-        yield f"ALGORITHM_USER: {error} (it is {name!r}): create it in the Dockerfile, as with `RUN useradd {name}`"
+        yield f"USER: {error} (it is {name!r}): create it in the Dockerfile, as with `RUN useradd {name}`"
         user = look_up("")
     for what, argv in _commands(settings, places):
         if not argv:
@@ -102,15 +108,13 @@ def _is_for_a_terminal(argv: list[str]) -> bool:
     return len(names) == 1 and VERSION.sub("", names[0]) in INTERPRETERS
 
 
-def _faults_of_commands(places: Places) -> Iterator[str]:
-    """Look up our commands as SageMaker's `docker run IMAGE serve` does, unless they are an entrypoint's arguments."""
-    if not places.longshores_program.is_symlink():  # an image that was adapted, and not one that inherits from ours
-        return
+def _faults_of_commands(launcher: Path) -> Iterator[str]:
+    """Look up our commands as SageMaker's `docker run IMAGE serve` does, where no ENTRYPOINT of ours takes the word."""
     for name in COMMANDS:
         found = shutil.which(name)
         if found is None:
             yield f"`{name}` is not on PATH: keep /usr/local/bin in the image's PATH, and Longshore's {name} there"
-        elif not _is_ours(Path(found), places.launcher):
+        elif not _is_ours(Path(found), launcher):
             yield f"{found} takes the place of Longshore's `{name}`, which SageMaker calls: give it another name"
 
 

@@ -1,5 +1,6 @@
 """build_local.sh: any author's Dockerfile becomes an image that SageMaker can run, or is told why it can't."""
 
+import base64
 import hashlib
 import io
 import json
@@ -8,8 +9,9 @@ import re
 import signal
 import subprocess
 import tarfile
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from build_rig import BUILD_LOCAL, build_local, built_locally, run_script, write_context
@@ -25,6 +27,8 @@ from docker_rig import (
     serving,
     unique_name,
 )
+
+from model_server.adaptation import adapted_config, get_new_env_vars
 
 if TYPE_CHECKING:
     from tests.conftest import Bucket
@@ -43,6 +47,32 @@ STOPSIGNAL SIGINT
 ENTRYPOINT ["./tells", "--fast"]
 CMD ["one", "two"]
 """
+
+BUSYBOX = """
+FROM debian:bookworm-slim AS parts
+RUN apt-get update && apt-get install -y --no-install-recommends busybox-static
+FROM scratch
+COPY --from=parts /bin/busybox /bin/busybox
+"""
+"""One program that needs no library and does the work of many."""
+
+WITHOUT_A_BASE = {
+    "nothing but a program": BUSYBOX
+    + """ENTRYPOINT ["/bin/busybox", "sh", "-c", "cp $0 /output/report"]
+CMD ["/proc/self/status"]
+""",
+    "busybox": BUSYBOX
+    + """RUN ["/bin/busybox", "--install", "-s", "/bin"]
+ENV PATH=/bin
+RUN mkdir -p /etc && echo 'app:x:1000:1000::/:/bin/sh' >/etc/passwd
+USER app
+CMD cp /proc/self/status /output/report
+""",
+    "a program in its usual place": BUSYBOX
+    + """COPY tells /opt/algorithm/run
+RUN ["/bin/busybox", "ln", "-s", "busybox", "/bin/sh"]
+""",
+}
 
 ODD_ARGUMENTS = [
     *("it's", 'a "b"', "$HOME ${PATH} $$", "\\", "\\n", "two\nlines", "\ttab", "é ☃ 𝄞", "`x` $(y)", "%s", "# no", ""),
@@ -83,12 +113,12 @@ def test_an_ordinary_dockerfile_runs_as_its_user_in_its_folder(
     with built_locally(folder) as (image, said):
         assert report(image, bucket, s3_options) == ["app", "staff2", "/srv/app", "[--fast]", "[one]", "[two]"]
         config = inspected(image)["Config"]
-    assert (config["Entrypoint"], config["Cmd"]) == (None, ["longshore", "usage"])
-    assert (config["User"], config["WorkingDir"], config["StopSignal"]) == ("root", "/srv/app", "SIGTERM")
+    assert (config["Entrypoint"], config["Cmd"]) == (["/longshore/bin/longshore"], ["usage"])
+    assert (config["User"], config["WorkingDir"], config["StopSignal"]) == ("0", "/srv/app", "SIGTERM")
     for words in (
         "does not hold Longshore, which is put on top",
         'ENTRYPOINT ["./tells","--fast"], CMD ["one","two"]',
-        "recorded as ALGORITHM_USER: USER app:staff2",
+        "Who the algorithm runs as, recorded: USER app:staff2",
         "STOPSIGNAL SIGINT",
     ):
         assert words in said
@@ -172,33 +202,82 @@ def test_variables_that_the_author_sets_win_over_instructions(base_image: str, f
     assert "is set: USER games" in said
 
 
+def recorded(image: str) -> tuple[Any, Any, str]:
+    """Return the ENTRYPOINT, the CMD and the USER that are recorded in an image."""
+    prefix = "GRAND_CHALLENGE_COMPONENT_"
+    environment = dict(line.split("=", 1) for line in inspected(image)["Config"]["Env"])
+    entrypoint, cmd = (
+        json.loads(base64.b64decode(environment[f"{prefix}{name}_B64J"])) for name in ("ENTRYPOINT", "CMD")
+    )
+    return entrypoint, cmd, environment[prefix + "USER"]
+
+
 def test_an_image_that_was_built_so_can_be_inherited(base_image: str, folder: Path, tmp_path: Path) -> None:
-    """A new ENTRYPOINT replaces the CMD too, and a new CMD leaves the ENTRYPOINT, as in Docker."""
+    """A new ENTRYPOINT replaces the CMD too, and a new CMD leaves the ENTRYPOINT, as in Docker; a child's child too."""
     lines = ['ENTRYPOINT ["/opt/algorithm/run"]', 'CMD ["a"]', "USER games"]
     write_context(folder, child_of(base_image, *lines), tells=TELLS_WHO_AND_WHERE)
+    run = ["/opt/algorithm/run"]
 
-    def recorded(instruction: str) -> list[str]:
-        with built_locally(write_context(tmp_path / "child", f"FROM {parent}\n{instruction}\n")) as (image, _):
-            return [line for line in inspected(image)["Config"]["Env"] if line.startswith("ALGORITHM_")]
+    def child(parent: str, instruction: str) -> AbstractContextManager[tuple[str, str]]:
+        return built_locally(write_context(tmp_path / "child", f"FROM {parent}\n{instruction}\n"))
 
     with built_locally(folder) as (parent, _):
-        assert sorted(recorded('CMD ["b"]')) == [
-            'ALGORITHM_CMD=["b"]',
-            'ALGORITHM_ENTRYPOINT=["/opt/algorithm/run"]',
-            "ALGORITHM_USER=games",
-        ]
-        assert sorted(recorded('ENTRYPOINT ["/bin/true"]')) == [
-            "ALGORITHM_CMD=[]",
-            'ALGORITHM_ENTRYPOINT=["/bin/true"]',
-            "ALGORITHM_USER=games",
-        ]
+        assert recorded(parent) == (run, ["a"], "games")
+        with child(parent, 'ENTRYPOINT ["/bin/true"]') as (image, _):
+            assert recorded(image) == (["/bin/true"], None, "games")
+        with child(parent, 'CMD ["b"]') as (image, _):
+            assert recorded(image) == (run, ["b"], "games")
+            with child(image, "USER daemon") as (grandchild, said):
+                assert recorded(grandchild) == (run, ["b"], "daemon")
+                assert "What the algorithm runs" not in said
+
+
+@pytest.mark.parametrize("dockerfile", WITHOUT_A_BASE.values(), ids=WITHOUT_A_BASE)
+def test_longshore_needs_nothing_of_an_image(
+    engine: None, bucket: "Bucket", s3_options: list[str], folder: Path, dockerfile: str
+) -> None:
+    write_context(folder, dockerfile, tells="#!/bin/sh\n/bin/busybox cat /proc/self/status >/output/report\n")
+    with built_locally(folder) as (image, said):
+        lines = report(image, bucket, s3_options)
+    assert "which is put on top" in said
+    user = "1000" if "USER app" in dockerfile else "0"
+    assert re.search(rf"^Uid:\t{user}\t", "\n".join(lines), re.MULTILINE)
+
+
+ODD_AUTHOR = """
+LABEL kept="it's" org.example="a b"
+ENV ODD="a \\"quoted\\"  value" AWS_REGION=eu-west-1
+WORKDIR /srv/a b
+USER 1000:1000
+STOPSIGNAL SIGINT
+ENTRYPOINT ["/bin/busybox", "it's", "a \\"b\\"", "$HOME"]
+CMD exec  'x'
+"""
+
+
+def test_an_image_is_the_same_as_if_adapt_had_made_it(engine: None, folder: Path, tmp_path: Path) -> None:
+    write_context(folder, BUSYBOX + ODD_AUTHOR)
+    (tmp_path / "plain").mkdir()
+    with built(BUSYBOX + ODD_AUTHOR, tmp_path / "plain", *build_arguments()) as author:
+        existing = {"config": inspected(author)["Config"]}
+    adapted = adapted_config(existing, get_new_env_vars(existing, is_own=True), diff_id="sha256:0", is_own=True)[
+        "config"
+    ]
+    with built_locally(folder) as (image, _):
+        completed = inspected(image)["Config"]
+    for name in ("Entrypoint", "Cmd", "User", "WorkingDir", "StopSignal"):
+        assert completed[name] == adapted[name], name
+    assert completed["Labels"] == {
+        name: value for name, value in adapted["Labels"].items() if name != "longshore.layer"
+    }
+    assert sorted(completed["Env"]) == sorted(adapted["Env"])
 
 
 def test_the_folders_own_dockerignore_counts(base_image: str, folder: Path) -> None:
     write_context(folder, child_of(base_image, "COPY . /srv/"), tells=TELLS_WHO_AND_WHERE, secret="password")
     (folder / ".dockerignore").write_text("secret\n")
     with built_locally(folder) as (image, _):
-        assert "secret" not in run_once(image, "ls", "/srv").stdout
+        assert "secret" not in run_once(image, "/srv", options=["--entrypoint", "ls"]).stdout
 
 
 def test_without_a_folder_it_is_longshores_own_image(base_image: str, folder: Path) -> None:
@@ -226,10 +305,7 @@ FAULTY = {
     "Windows line ends": (["RUN sed -i 's/$/\\r/' /opt/algorithm/run"], "has Windows line ends (CRLF)"),
     "files in SageMaker's folder": (["COPY tells /opt/ml/model/weights"], "mounts its own over /opt/ml/model/weights"),
     "files in /input": (["COPY tells /input/"], "/input is not empty, and every task would see 'tells' there"),
-    "a serve of their own": (["COPY tells /usr/local/sbin/serve"], "takes the place of Longshore's `serve`"),
-    "a serve over ours": (["RUN rm /usr/local/bin/serve", "COPY tells /usr/local/bin/serve"], "Longshore's `serve`"),
-    "no way to serve": (["ENV PATH=/usr/bin:/bin"], "`serve` is not on PATH: keep /usr/local/bin"),
-    "no such user": (["USER 12345:nobody-at-all"], "ALGORITHM_USER: The group defined in the containers USER"),
+    "no such user": (["USER 12345:nobody-at-all"], "USER: The group defined in the containers USER"),
     "a folder closed to its user": (["RUN chmod 700 /opt/algorithm", "USER games"], "The user games may not read"),
     "a command that is not there": (['CMD ["/opt/algorithm/rnu"]'], "/opt/algorithm/rnu does not exist"),
     "the shell of a base image": (['CMD ["bash"]'], "bash alone does nothing for a task"),
@@ -257,6 +333,26 @@ def test_an_entrypoint_that_swallows_serve_is_named_in_an_image_that_is_there(ba
     assert "USER is not root" in done.stderr
     assert "/input is not empty" in done.stderr
     assert "The algorithm has no command" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("COPY tells /usr/local/sbin/serve", "takes the place of Longshore's `serve`"),
+        ("COPY tells /usr/local/bin/serve", "takes the place of Longshore's `serve`"),
+        ("ENV PATH=/usr/bin:/bin", "`serve` is not on PATH: keep /usr/local/bin"),
+    ],
+)
+def test_what_is_on_path_matters_until_build_local_has_made_the_image(
+    base_image: str, folder: Path, line: str, words: str
+) -> None:
+    write_context(folder, child_of(base_image, line), tells=TELLS_WHO_AND_WHERE)
+    with built((folder / "Dockerfile").read_text(), folder) as plain:
+        done = run_script(BUILD_LOCAL, "--check", plain)
+    assert done.code == 1
+    assert words in done.stderr
+    with built_locally(folder) as (image, _):  # its ENTRYPOINT is Longshore
+        assert inspected(image)["Config"]["Entrypoint"] == ["/longshore/bin/longshore"]
 
 
 def test_an_image_without_longshore_fails_the_check(engine: None) -> None:
@@ -308,13 +404,6 @@ def test_a_base_that_is_not_there_is_named_with_what_to_do(engine: None, folder:
         done = build_local(unique_name(), write_context(folder, dockerfile))
         assert done.code == 1
         assert f"If it misses {missing}, build that first:\nbuild_local.sh {missing}\n" in done.stderr
-
-
-def test_a_base_that_longshore_can_not_stand_on_is_named(engine: None, folder: Path) -> None:
-    done = build_local(unique_name(), write_context(folder, "FROM debian:bookworm-slim\nRUN rm /usr/bin/apt-get\n"))
-    assert done.code == 1
-    assert "BASE_IMAGE can not be used: it has no apt-get" in done.stderr
-    assert "Longshore could not be put on top" in done.stderr
 
 
 def test_triggers_for_children_are_refused(base_image: str, folder: Path) -> None:
@@ -372,6 +461,6 @@ def test_a_dry_run_calls_no_docker(folder: Path, tmp_path: Path) -> None:
     path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     done = run_script(BUILD_LOCAL, "--dry-run", tag, write_context(folder, "FROM scratch\n"), environ=path)
     assert (done.code, done.stdout) == (0, "")
-    assert done.stderr.count("+ docker build --force-rm --platform linux/amd64") == 3
+    assert done.stderr.count("+ docker build --force-rm --platform linux/amd64") == 4
     assert f"+ docker tag longshore-build:temporary-final {tag}" in done.stderr
     assert not (tmp_path / "called").exists()

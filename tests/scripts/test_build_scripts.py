@@ -43,16 +43,20 @@ NOT_IN_BSD_TOOLS = {
 
 DOCKER = """
 case "$*" in
-  'build '*'-final -') cat >"$SEEN/final" ;;
+  'build '*' -') cat >"$SEEN/${6##*-}" ;;
   'build '*) echo "$*" >>"$SEEN/builds" ;;
   *'longshore.version'*-author) echo "$LONGSHORE" ;;
   *'longshore.version'*) echo 0.1.0 ;;
-  *'json .Config.Entrypoint'*-author) printf '%s\\n' "$ENTRYPOINT" ;;
+  *'json .Config.Entrypoint'*) echo "$ENTRYPOINT" ;;
   *'json .Config.'*) echo null ;;
   *'{{.Os}}'*) echo linux/amd64 ;;
+  'image inspect longshore-build:'*-author) echo 'what docker says of it' ;;
+  'run '*' dockerfile '*) echo "$*" >>"$SEEN/runs"; cat >"$SEEN/stdin"; echo FROM it ;;
+  'run '*' layer') printf 'a layer'; exit $RUNS ;;
+  'run '*) echo "$*" >>"$SEEN/runs" ;;
 esac
 """
-"""An engine that builds what the variables say, on which a test of a file succeeds; what it was given is kept."""
+"""An engine that builds what the variables say and keeps what it is given."""
 
 AWS = """
 case "$*" in
@@ -89,7 +93,7 @@ def environ(tmp_path: Path) -> dict[str, str]:
         (commands / name).write_text(f"#!/bin/sh\n{text}")
         (commands / name).chmod(0o755)
     path = {"PATH": f"{commands}:{os.environ['PATH']}", "SEEN": str(seen)}
-    return path | {"LONGSHORE": "", "ENTRYPOINT": '["starts-a-shell"]', "MUTABILITY": "MUTABLE"}
+    return path | {"LONGSHORE": "", "ENTRYPOINT": '["/longshore/bin/longshore"]', "MUTABILITY": "MUTABLE", "RUNS": "0"}
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
@@ -116,6 +120,8 @@ def test_help_is_on_stdout_and_fits_a_terminal(script: Path) -> None:
         (BUILD_LOCAL, ["foo/"], "foo/ can not be the name of an image"),
         (BUILD_LOCAL, ["foo:"], "foo: can not be the name of an image"),
         (BUILD_LOCAL, ["a::b"], "a::b can not be the name of an image"),
+        (BUILD_LOCAL, ["--layer"], "The name of the file is missing."),
+        (BUILD_LOCAL, ["--layer", "file", "."], "There is one argument too many: ."),
         (BUILD_LOCAL, ["a name"], "a name can not be the name of an image"),
         (BUILD_AND_PUSH, [], "The name of the repository is missing."),
         (BUILD_AND_PUSH, ["--fast", "name"], "There is no option --fast."),
@@ -175,30 +181,44 @@ def test_only_an_instruction_of_the_last_stage_is_the_authors_own(
     (folder / "Dockerfile").write_bytes(dockerfile.encode())
     done = run(BUILD_LOCAL, "name", folder, environ=environ)
     assert (done.returncode, done.stdout) == (0, "name\n"), done.stderr
-    assert ("What the algorithm runs, recorded" in done.stderr) == states
-    assert ("Left out, as the base image says it and /opt/algorithm/run is there" in done.stderr) != states
+    asked = Path(environ["SEEN"], "runs").read_text().splitlines()[0]
+    assert (" --inherited " in asked) != states
+
+
+@pytest.mark.parametrize("holds_longshore", [False, True])
+def test_an_image_is_completed_as_the_longshore_in_it_says(
+    environ: dict[str, str], folder: Path, holds_longshore: bool
+) -> None:
+    (folder / "Dockerfile").write_text("FROM x\nCMD y\n")
+    done = run(BUILD_LOCAL, "name", folder, environ=environ | {"LONGSHORE": "0.1.0" if holds_longshore else ""})
+    assert done.returncode == 0, done.stderr
+    seen = Path(environ["SEEN"])
+    asked, checked = (seen / "runs").read_text().splitlines()
+    options = "--network none --platform linux/amd64 --user 0 --entrypoint /longshore/bin/longshore"
+    assert re.fullmatch(rf"run --rm --interactive {options} (longshore-build:\S+-whole) dockerfile \1", asked)
+    assert (seen / "stdin").read_text() == "what docker says of it\n"
+    assert (seen / "final").read_text() == "FROM it\n"
+    assert re.fullmatch(rf"run --rm {options} longshore-build:\S+-final check --by-entrypoint", checked)
+    put_on_top = re.compile(r"FROM (longshore-build:\d+-\d+)-author\nCOPY --from=\1-layer / /\n")
+    assert (seen / "whole").exists() != holds_longshore
+    assert holds_longshore or put_on_top.fullmatch((seen / "whole").read_text())
 
 
 @pytest.mark.parametrize(
-    ("entrypoint", "recorded"),
+    ("entrypoint", "option", "words"),
     [
-        (r'["/bin/sh","-c","exec run \"$A\" \u003e/b \\"]', r'"exec run \"$A\" \u003e/b \\"'),
-        (r'["/bin/sh","-c","it\u0027s"]', r'"it\u0027s"'),
-        ('["/bin/sh","-c","exec run $0 \\"$@\\""]', None),
-        ('["/bin/sh","-c","exec run \\"${1}\\""]', None),
-        ('["/bin/sh","-c","run","x"]', None),
-        ('["/bin/bash","-c","run"]', None),
+        ('["/longshore/bin/longshore"]', "--by-entrypoint", ""),
+        ("null", "--by-name", ""),
+        ('["x"]', "--by-name", 'ENTRYPOINT ["x"] swallows the `serve`'),
     ],
 )
-def test_a_shell_form_is_recorded_as_the_string_that_takes_no_arguments(
-    environ: dict[str, str], folder: Path, entrypoint: str, recorded: str | None
+def test_the_check_is_told_how_sagemaker_starts_the_image(
+    environ: dict[str, str], entrypoint: str, option: str, words: str
 ) -> None:
-    (folder / "Dockerfile").write_text("FROM x\nENTRYPOINT as docker says\n")
-    done = run(BUILD_LOCAL, "name", folder, environ=environ | {"ENTRYPOINT": entrypoint})
-    assert done.returncode == 0, done.stderr
-    final = Path(environ["SEEN"], "final").read_text().splitlines()
-    assert f"ENV ALGORITHM_ENTRYPOINT='{recorded or entrypoint}'" in final
-    assert f"LABEL longshore.recorded.ALGORITHM_ENTRYPOINT='{recorded or entrypoint}'" in final
+    done = run(BUILD_LOCAL, "--check", "name", environ=environ | {"ENTRYPOINT": entrypoint})
+    assert done.returncode == (1 if words else 0)
+    assert words in done.stderr
+    assert Path(environ["SEEN"], "runs").read_text().endswith(f" name check {option}\n")
 
 
 def test_only_arguments_that_fit_are_used_when_longshore_is_put_on_top(
@@ -211,8 +231,22 @@ def test_only_arguments_that_fit_are_used_when_longshore_is_put_on_top(
     assert done.returncode == 0, done.stderr
     authors, longshores = Path(environ["SEEN"], "builds").read_text().splitlines()
     assert authors.endswith(f"-author {own} {both} {folder}")
-    assert f"-whole {both} --build-arg BASE_IMAGE=longshore-build:" in longshores
+    assert f"-layer {both} --target layer --build-arg LONGSHORE_VERSION=" in longshores
     assert longshores.endswith(f" {PROJECT}")
+
+
+@pytest.mark.parametrize("code", ["0", "1"])
+def test_a_layer_has_its_name_only_when_it_is_whole(environ: dict[str, str], tmp_path: Path, code: str) -> None:
+    file = tmp_path / "made" / "a layer.tar.gz"
+    file.parent.mkdir()
+    file.write_text("of before")
+    given = environ | {"RUNS": code, "LONGSHORE_BUILD_ARGS": "--network host"}
+    done = run(BUILD_LOCAL, "--layer", file, environ=given)
+    assert done.returncode == int(code)
+    assert [path.name for path in file.parent.iterdir()] == ["a layer.tar.gz"]
+    assert file.read_text() == ("of before" if done.returncode else "a layer")
+    assert done.stdout == ("" if done.returncode else f"{file}\n")
+    assert "-layer --network host --target layer " in Path(environ["SEEN"], "builds").read_text()
 
 
 def test_a_dockerfile_that_is_named_has_to_be_there(environ: dict[str, str], folder: Path) -> None:

@@ -30,6 +30,7 @@ LAYERS = [
         "algorithm_server",
         "passthrough",
         "image_check",
+        "dockerfile",
     ],
     ["lost_tasks", "task_body", "payload_http", "resident", "runner", "set_up", "plain_job"],
     ["sending"],

@@ -84,10 +84,27 @@ def test_arguments_take_the_place_of_cmd_also_behind_the_default_program(tmp_pat
     assert given() == [str(default), "a", "b"]
 
 
-def test_only_a_shell_line_takes_no_arguments() -> None:
-    assert not takes_arguments(Settings.from_env({"ALGORITHM_ENTRYPOINT": "entry"}))
-    assert takes_arguments(Settings.from_env({"ALGORITHM_ENTRYPOINT": '["entry"]', "ALGORITHM_CMD": "cmd"}))
-    assert takes_arguments(Settings.from_env({}))
+SHELL = ["/bin/sh", "-c"]
+
+
+@pytest.mark.parametrize(
+    ("entrypoint", "takes"),
+    [
+        ("entry", False),
+        ([*SHELL, 'exec run "$A" >/b'], False),
+        ([*SHELL, 'exec run $0 "$@"'], True),
+        ([*SHELL, 'exec run "${1}"'], True),
+        ([*SHELL, "run", "x"], True),
+        (["/bin/bash", "-c", "run"], True),
+        (["entry"], True),
+        (None, True),
+    ],
+)
+def test_an_entrypoint_in_shell_form_takes_no_arguments(entrypoint: Any, takes: bool) -> None:
+    """Docker makes a list of it; one that looks for arguments is a list that an author wrote."""
+    assert takes_arguments(Settings.from_env({PLATFORM + "ENTRYPOINT_B64J": b64j(entrypoint)})) == takes
+    author = {"ALGORITHM_ENTRYPOINT": json.dumps(entrypoint) if entrypoint else "", "ALGORITHM_CMD": "cmd"}
+    assert takes_arguments(Settings.from_env(author)) == takes
 
 
 def test_the_training_program_is_the_authors_or_the_default(tmp_path: Path) -> None:

@@ -29,8 +29,8 @@ class Image:
         file.chmod(mode)
         return file
 
-    def faults(self, with_algorithm: bool = True) -> list[str]:
-        return find_faults(with_algorithm, self.places)
+    def faults(self, with_algorithm: bool = True, by_entrypoint: bool | None = None) -> list[str]:
+        return find_faults(with_algorithm, self.places, by_entrypoint)
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_every_fault_is_named_at_once(image: Image, monkeypatch: pytest.MonkeyPa
         "/mine/serve takes the place of Longshore's `serve`",
         f"mounts its own over {image.root}/ml/model/weights.bin: put them elsewhere",
         "every task would see 'left' there",
-        "ALGORITHM_USER: The user defined in the containers USER instruction does not exist (it is 'nobody-at-all')",
+        "USER: The user defined in the containers USER instruction does not exist (it is 'nobody-at-all')",
         "The algorithm: ",
         "/algorithm/run is not executable",
         "The training program: ",
@@ -124,12 +124,31 @@ def test_a_command_that_path_no_longer_finds_is_named(image: Image) -> None:
     assert fault.startswith("`serve` is not on PATH")
 
 
-def test_an_image_that_was_adapted_needs_no_command_on_path(image: Image) -> None:
+@pytest.mark.parametrize(
+    ("program", "by_entrypoint", "looks_on_path"),
+    [
+        ("none", True, False),
+        ("none", False, True),
+        ("folder", None, False),
+        ("folder", False, True),
+        ("link", None, True),
+        ("link", True, False),
+    ],
+)
+def test_what_is_on_path_matters_only_where_the_entrypoint_is_not_ours(
+    image: Image, program: str, by_entrypoint: bool | None, looks_on_path: bool
+) -> None:
+    image.write("mine/serve")
+    for name in COMMANDS:
+        (image.root / "bin" / name).unlink()
+    (image.root / "elsewhere").mkdir()
     (image.root / "program").unlink()
-    (image.root / "program").mkdir()
-    (image.root / "bin/serve").unlink()
-    image.write("mine/train")
-    assert image.faults() == []
+    if program == "folder":
+        (image.root / "program").mkdir()
+    if program == "link":
+        (image.root / "program").symlink_to("elsewhere")
+    faults = image.faults(by_entrypoint=by_entrypoint)
+    assert len(faults) == (len(COMMANDS) if looks_on_path else 0)
 
 
 def test_many_files_in_sagemakers_folder_are_one_sentence(image: Image) -> None:
