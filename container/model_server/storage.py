@@ -98,6 +98,8 @@ class Storage:
     def _client(self) -> "S3Client":
         import boto3  # not at the top: it takes half a second, which /ping need not wait for
         from botocore.config import Config
+        from botocore.loaders import Loader
+        from botocore.session import Session
 
         config = Config(
             max_pool_connections=self._transfers + 2,
@@ -105,8 +107,13 @@ class Storage:
             connect_timeout=CONNECT_SECONDS,
             read_timeout=READ_SECONDS,
         )
-        session = boto3.session.Session()
-        client = session.client("s3", region_name=self._region, endpoint_url=self._endpoint, config=config)
+        # Not from ~/.aws/models: an image could have a description of S3 there that names another server.
+        descriptions = Loader(extra_search_paths=[Loader.BUILTIN_DATA_PATH], include_default_search_paths=False)
+        session = Session()
+        session.register_component("data_loader", descriptions)
+        client = boto3.session.Session(botocore_session=session).client(
+            "s3", region_name=self._region, endpoint_url=self._endpoint, config=config
+        )
         client.meta.events.register("provide-client-params.s3", self._add_always)
         return client
 

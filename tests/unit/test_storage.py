@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 from boto3.exceptions import S3UploadFailedError
 from botocore.exceptions import (
@@ -23,6 +24,7 @@ from botocore.exceptions import (
     UnsupportedS3AccesspointConfigurationError,
     UnsupportedS3ArnError,
 )
+from botocore.loaders import Loader
 
 from fake_clock import Clock
 from model_server import storage
@@ -218,6 +220,20 @@ def test_the_region_is_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
         made = Storage.from_settings(Settings.from_env({name: "eu-north-1", "MODEL_SERVER_TRANSFERS": "3"}))
         assert made.client.meta.region_name == "eu-north-1"
         made.client.close()
+
+
+def test_no_description_of_s3_in_the_image_is_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """botocore takes what is in ~/.aws/models, such as the rules of which server S3 is."""
+    (own,) = Path(Loader.BUILTIN_DATA_PATH, "s3").glob("*/endpoint-rule-set-1.json*")
+    rules = tmp_path / "s3" / own.parent.name / "endpoint-rule-set-1.json"
+    rules.parent.mkdir(parents=True)
+    rules.write_text("{}")
+    monkeypatch.setattr(Loader, "CUSTOMER_DATA_PATH", str(tmp_path))
+    with pytest.raises(TypeError, match="RuleSet"):
+        boto3.session.Session().client("s3", region_name="eu-west-1")  # which believes it
+    client = Storage(None, 1, region="eu-west-1").client
+    assert client.meta.endpoint_url == "https://s3.eu-west-1.amazonaws.com"
+    client.close()
 
 
 def test_an_answer_that_comes_after_the_cancellation_opens_no_file_and_keeps_no_connection(tmp_path: Path) -> None:
