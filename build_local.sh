@@ -185,7 +185,8 @@ write_layer() {
 
 # build_layer [ARGUMENT ...]
 build_layer() {
-  build_longshore "$work-layer" "$@" --target layer || die "Longshore's layer could not be built; docker says why above."
+  build "$work-layer" "$checkout" "$@" --target layer --build-arg "LONGSHORE_VERSION=$(version)" ||
+    die "Longshore's layer could not be built; docker says why above."
 }
 
 # build TAG DIR [ARGUMENT ...]
