@@ -141,6 +141,20 @@ def dockerfile(inherited: bool, image: str) -> None:
     click.echo(made.text, nl=False)
 
 
+@main.command(hidden=True)
+def layer() -> None:
+    """Write the layer that an image is adapted with to stdout."""
+    from .layer import write_layer
+
+    if sys.stdout.isatty():
+        raise click.UsageError("the layer is no text: send it to a file")
+    try:
+        written = write_layer(sys.stdout.buffer)
+    except StartFailed as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"{written.digest}, {written.size} bytes; unpacked {written.diff_id}", err=True)
+
+
 class _Verbatim(click.Command):
     """A command whose arguments are all the algorithm's, also `--help` and `--`."""
 

@@ -18,7 +18,7 @@ LAYERS = [
     ["settings", "task", "immutable", "cancellation", "logs", "slot", "untar"],
     ["command", "program", "folder", "client", "admission", "storage", "process_output", "ledger", "algorithm_output"]
     + ["loopback_call", "resident_channel", "exit_note", "stray_outputs", "shares", "training_environment"]
-    + ["program_check", "run_folder", "archive", "callers"],
+    + ["program_check", "run_folder", "archive", "callers", "layer"],
     ["children", "directories", "linked_input", "process", "stage_in", "stage_out", "tarball", "folder_links"],
     [
         "payload",

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -394,3 +395,42 @@ def test_a_json_command_is_a_list_and_anything_else_a_command_line() -> None:
 )
 def test_the_drop_ins_api_method_is_a_mode(value: str, mode: str) -> None:
     assert Settings.from_env({"GRAND_CHALLENGE_COMPONENT_API_METHOD": value}).mode == mode
+
+
+def test_what_was_renamed_for_us_has_its_name_in_the_algorithms_environment() -> None:
+    """In its place, and byte for byte."""
+    given = {
+        "LONGSHORE_KEPT_LANG": "de_DE.ISO-8859-1",
+        "A": "1",
+        "LONGSHORE_KEPT_LD_PRELOAD": os.fsdecode(b"/lib\xff.so"),
+        "AWS_CONFIG_FILE": "/dev/null",
+        "LONGSHORE_KEPT_AWS_PROFILE": "the image's",
+        "TZ": "UTC0",
+        "LONGSHORE_SETS": "TZ AWS_CONFIG_FILE",
+        "LONGSHORE_KEPT_TZ": "Mars/Base",
+    }
+    settings = Settings.from_env(given)
+    expected = {
+        "LANG": "de_DE.ISO-8859-1",
+        "A": "1",
+        "LD_PRELOAD": os.fsdecode(b"/lib\xff.so"),
+        "AWS_PROFILE": "the image's",
+        "TZ": "Mars/Base",
+    }
+    assert list(settings.environment.items()) == list(expected.items())
+    assert os.fsencode(settings.environment["LD_PRELOAD"]) == b"/lib\xff.so"
+    assert settings.job_environment == expected
+
+
+def test_what_the_job_sets_goes_before_what_was_renamed_of_the_images() -> None:
+    given = {"LONGSHORE_KEPT_AWS_REGION": "the image's", "AWS_REGION": "eu-west-1", "LONGSHORE_KEPT_TZ": "Mars"}
+    settings = Settings.from_env(given)
+    assert settings.environment == {"AWS_REGION": "eu-west-1", "TZ": "Mars"}
+    assert settings.region == "eu-west-1"
+
+
+def test_a_credential_of_the_job_that_is_withheld_is_not_replaced_by_the_images() -> None:
+    given = {"LONGSHORE_KEPT_AWS_PROFILE": "the image's", "AWS_PROFILE": "the job's"}
+    settings = Settings.from_env(given)
+    assert settings.environment == {}
+    assert settings.job_environment == {"AWS_PROFILE": "the job's"}
