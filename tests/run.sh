@@ -5,7 +5,7 @@ set -euo pipefail
 source "$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)/../local-test/setup.sh"
 
 # What mypy does not find by itself: the executables have no ending.
-executables=(longshore serve train process invoke)
+executables=(longshore serve train process invoke adapt)
 
 usage() {
   cat <<'END'

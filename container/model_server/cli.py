@@ -1,10 +1,12 @@
 """The commands: `longshore serve`, `longshore invoke`, and the bare names that SageMaker calls."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import wraps
+from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import click
@@ -193,6 +195,40 @@ def process(settings: Settings, arguments: list[str]) -> int:
     from .processing_job import process as run_processing
 
     return run_processing(settings, arguments)
+
+
+@main.command(short_help="Adapt an image in a registry")
+@click.argument("source")
+@click.argument("target")
+@click.option("--layer", type=click.Path(path_type=Path), help="The layer, as `build_local.sh --layer` makes it.")
+@click.option("--dry-run", is_flag=True, help="Say what would change, and push nothing.")
+def adapt(source: str, target: str, layer: Path | None, dry_run: bool) -> None:
+    """Make an image in a registry one that SageMaker runs, and push it as TARGET. Nothing of it is pulled.
+
+    The layer is $LONGSHORE_LAYER unless it is named, or longshore-layer.tar.gz in the checkout.
+    """
+    from .adapt import adapt as adapt_image
+    from .image_errors import ImageError
+
+    _end_at_once_on_signals()
+    try:
+        click.echo(adapt_image(source, target, layer=layer, dry_run=dry_run, say=lambda step: _say(step)))
+        code = 0
+    except ImageError as error:
+        click.echo(str(error), err=True)
+        code = error.EXIT_CODE
+    _exit(code)
+
+
+def _say(step: str) -> None:
+    click.echo(f"==> {step}", err=True)
+
+
+def _end_at_once_on_signals() -> None:
+    """Have a signal end what leaves nothing behind; some are held back, and PID 1 of a container ignores the others."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: _exit(128 + number))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
 
 
 @main.command(hidden=True)

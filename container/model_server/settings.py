@@ -492,3 +492,14 @@ def _line(fault: Any) -> str:
     if fault["type"].startswith(REPEATED):
         message += f", not {fault['input']!r:.100}"
     return f"{name}: {message}"
+
+
+def docker_folder_of(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return where Docker keeps its logins: `adapt` needs none of the settings."""
+    return Path(environ.get("DOCKER_CONFIG") or Path(environ.get("HOME") or "~").expanduser() / ".docker")
+
+
+def layer_file_of(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """Return the file of the layer that `adapt` adds to images, where the environment names one."""
+    name = environ.get("LONGSHORE_LAYER")
+    return Path(name) if name else None
