@@ -3,14 +3,29 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from docker_rig import DEBIAN, PROJECT, build_arguments, build_base, docker, remove_image, running, unique_name
+from any_images_rig import IMAGES, AnyImage, any_image, built_layer
+from docker_rig import (
+    DEBIAN,
+    PROJECT,
+    build_arguments,
+    build_base,
+    docker,
+    remove_image,
+    running,
+    s3_options_of,
+    unique_name,
+)
+from registry import ECR_PASSWORD, Registry, running_registry
+from trace_rig import Strace, strace_at_hand
 
-from moto_s3 import AWS, moto_s3
+from moto_s3 import moto_s3
 
 if TYPE_CHECKING:
     from tests.conftest import Bucket
@@ -55,6 +70,45 @@ def authors_image(sample: str, base_image: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def layer_file(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The layer of this checkout, which `adapt` puts on top of images."""
+    with built_layer(tmp_path_factory.mktemp("layer") / "longshore-layer.tar.gz") as layer:
+        yield layer
+
+
+@pytest.fixture(scope="session")
+def any_images(
+    registry: Registry, layer_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], AnyImage]]:
+    """Makes an image that knows nothing of Longshore, and adapts it; once for each name."""
+    with ExitStack() as made:
+
+        @cache
+        def make(name: str) -> AnyImage:
+            return made.enter_context(any_image(name, registry, layer_file, tmp_path_factory.mktemp(name)))
+
+        yield make
+
+
+@pytest.fixture(scope="module", params=IMAGES)
+def image(request: pytest.FixtureRequest, any_images: Callable[[str], AnyImage]) -> AnyImage:
+    """An image of each kind, and what `adapt` made of it."""
+    return any_images(request.param)
+
+
+@pytest.fixture(scope="session")
+def registry(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    with running_registry(tmp_path_factory.mktemp("registry"), "AWS", ECR_PASSWORD) as registry:
+        yield registry
+
+
+@pytest.fixture(scope="session")
+def strace(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Strace]:
+    with strace_at_hand(tmp_path_factory.mktemp("strace")) as strace:
+        yield strace
+
+
+@pytest.fixture(scope="session")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with phantom.mha, a made-up scan, and truth.mha, what is to be found in it."""
     folder = tmp_path_factory.mktemp("phantoms")
@@ -73,6 +127,4 @@ def s3_endpoint(engine: None) -> Iterator[str]:
 
 @pytest.fixture
 def s3_options(bucket: "Bucket") -> list[str]:
-    """The options of `docker run` that let a container use the S3 server."""
-    variables = AWS | {"AWS_ENDPOINT_URL_S3": bucket.endpoint}
-    return [word for name, value in variables.items() for word in ("--env", f"{name}={value}")]
+    return s3_options_of(bucket.endpoint)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from moto_s3 import AWS
+
 PROJECT = Path(__file__).parents[2]
 DEBIAN = "debian:bookworm-slim"
 CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
@@ -222,3 +224,9 @@ def run_once(image: str, *command: str, options: Sequence[str] = ()) -> Ended:
     finally:
         subprocess.run(["docker", "rm", "--force", "--volumes", name], capture_output=True)
     return Ended(done.returncode, done.stdout, done.stderr)
+
+
+def s3_options_of(endpoint: str) -> list[str]:
+    """Return the options of `docker run` that let a container use an S3 server."""
+    variables = AWS | {"AWS_ENDPOINT_URL_S3": endpoint}
+    return [word for name, value in variables.items() for word in ("--env", f"{name}={value}")]

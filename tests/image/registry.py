@@ -18,6 +18,9 @@ from docker_rig import eventually
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
+ECR_PASSWORD = "123456789012-auth-token"
+"""What moto's ECR gives to its one account."""
+
 OCI_NAMES = {
     DOCKER_MANIFEST: OCI_MANIFEST,
     "application/vnd.docker.container.image.v1+json": "application/vnd.oci.image.config.v1+json",

@@ -18,15 +18,13 @@ import boto3
 import pytest
 from build_rig import run_script, write_context
 from docker_rig import PROJECT, Ended, docker, remove_image
-from registry import DOCKER_MANIFEST, OCI_MANIFEST, Registry, free_port, running_registry
+from registry import DOCKER_MANIFEST, ECR_PASSWORD, OCI_MANIFEST, Registry, free_port, running_registry
 
 from moto_s3 import AWS
 
 BUILD_AND_PUSH = PROJECT / "build_and_push.sh"
 AWS_CLI_PYTHON = PROJECT / ".venv-aws/bin/python"
 ACCOUNT = "123456789012"
-ECR_PASSWORD = f"{ACCOUNT}-auth-token"
-"""What moto's ECR gives to its one account."""
 
 REGION = "eu-west-1"
 
@@ -76,12 +74,6 @@ class Caller:
         assert ECR_PASSWORD not in ended.stdout + ended.stderr
         assert list((self.home / "tmp").iterdir()) == []
         return ended
-
-
-@pytest.fixture(scope="session")
-def registry(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    with running_registry(tmp_path_factory.mktemp("registry"), "AWS", ECR_PASSWORD) as registry:
-        yield registry
 
 
 @pytest.fixture
