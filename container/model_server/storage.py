@@ -111,6 +111,8 @@ class Storage:
         descriptions = Loader(extra_search_paths=[Loader.BUILTIN_DATA_PATH], include_default_search_paths=False)
         session = Session()
         session.register_component("data_loader", descriptions)
+        # Nor keys from /etc/boto.cfg or ~/.boto, which an image could have and which would go before the job's role.
+        session.get_component("credential_provider").remove("boto-config")
         client = boto3.session.Session(botocore_session=session).client(
             "s3", region_name=self._region, endpoint_url=self._endpoint, config=config
         )

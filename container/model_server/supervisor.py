@@ -52,10 +52,11 @@ def serve(settings: Settings) -> int:
     channels = LogChannels()
     configure(channels, settings.log_level)
     adopt_orphans()
+    post_clean = PostClean(settings.post_clean_directories)
+    # First of all /tmp: where there is none, Python would try other folders of the image, its working folder among them.
+    make_writable(settings.writable_directories)
     with run_folder(settings.run_path) as folder:
         input_folder, output_folder = claim_task_folders(settings)
-        post_clean = PostClean(settings.post_clean_directories)
-        make_writable(settings.writable_directories)
         supervisor = Supervisor(
             Inherited(
                 settings=settings,

@@ -17,12 +17,12 @@ CALLS = "open,openat,openat2,creat,execve,execveat,uselib,fork,vfork,clone,clone
 TRACE = "/trace"
 STRACE = [
     *("--library-path", "/strace", "--inhibit-cache", "/strace/strace"),
-    # As a grandchild of what it watches, which so stays the first process; a file for each process.
-    *("--daemonize", "--follow-forks", "--output-separately", "--output", f"{TRACE}/of"),
+    *("--follow-forks", "--output-separately", "--output", f"{TRACE}/of"),  # a file for each process
     *("--decode-fds=path", "--string-limit=4096", "--trace", CALLS),
 ]
 """What follows strace's own ld.so, which needs nothing of the image."""
 
+STARTS = {"fork", "vfork", "clone", "clone3"}
 LINE = re.compile(r"(?P<call>\w+)\((?P<arguments>.*)\) += (?P<result>-?\d+|\?)(?P<rest>.*)")
 FOLDER_AND_PATH = re.compile(r'(?:AT_FDCWD|\d+)<(?P<folder>[^>]*)>, "(?P<path>[^"]*)"')
 PATH = re.compile(r'"(?P<path>[^"]*)"')
@@ -35,11 +35,17 @@ class Strace:
     folder: Path
 
     @contextmanager
-    def running(self, image: str, *command: str, options: Sequence[str] = ()) -> Iterator[Container]:
-        """Run a command of ours in a container under strace for the block."""
+    def running(
+        self, image: str, *command: str, options: Sequence[str] = (), as_child: bool = False
+    ) -> Iterator[Container]:
+        """Run a command of ours in a container under strace for the block.
+
+        The first process is the one that is watched, and strace a child of it, which has to leave it alone; or with
+        `as_child` the other way round.
+        """
         watched = ["--cap-add", "SYS_PTRACE", "--volume", f"{self.folder}:/strace:ro", "--volume", TRACE]
         entry = ["--entrypoint", "/strace/ld.so"]
-        words = [*STRACE, "/longshore/bin/longshore", *command]
+        words = [*STRACE, *([] if as_child else ["--daemonize"]), "/longshore/bin/longshore", *command]
         with running(image, *words, options=[*watched, *entry, *options]) as container:
             yield container
 
@@ -77,7 +83,10 @@ def read_trace(container: Container, folder: Path) -> Trace:
     files = {int(path.suffix[1:]): path for path in (folder / TRACE.strip("/")).iterdir()}
     calls = {pid: [LINE.fullmatch(line) for line in path.read_text().splitlines()] for pid, path in files.items()}
     trace = Trace()
-    _follow(1, calls, trace)
+    every = [call for lines in calls.values() for call in lines if call]
+    started = {int(call["result"]) for call in every if call["call"] in STARTS and call["result"] != "?"}
+    (first,) = calls.keys() - started
+    _follow(first, calls, trace)
     assert trace.processes > 0
     return trace
 
@@ -89,7 +98,7 @@ def _follow(pid: int, calls: dict[int, list[re.Match[str] | None]], trace: Trace
     for call in calls.get(pid, []):
         if call is None or (call["call"].startswith("exec") and call["rest"].startswith("ERESTART")):
             continue
-        if call["call"] in {"fork", "vfork", "clone", "clone3"}:
+        if call["call"] in STARTS:
             if call["result"] not in {"?", "-1"}:
                 _follow(int(call["result"]), calls, trace)
         elif call["call"].startswith("exec"):
