@@ -53,7 +53,7 @@ def serve(settings: Settings) -> int:
     configure(channels, settings.log_level)
     adopt_orphans()
     post_clean = PostClean(settings.post_clean_directories)
-    # First of all /tmp: where there is none, Python would try other folders of the image, its working folder among them.
+    # /tmp first of all: where there is none, Python would try other folders of the image, also the working folder.
     make_writable(settings.writable_directories)
     with run_folder(settings.run_path) as folder:
         input_folder, output_folder = claim_task_folders(settings)

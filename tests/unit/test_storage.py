@@ -236,6 +236,24 @@ def test_no_description_of_s3_in_the_image_is_believed(tmp_path: Path, monkeypat
     client.close()
 
 
+def test_no_keys_in_botos_old_files_are_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would go before the role of the job, which a server gives."""
+    file = tmp_path / "boto.cfg"
+    file.write_text("[Credentials]\naws_access_key_id = theirs\naws_secret_access_key = theirs\n")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, "/dev/null")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("BOTO_CONFIG", str(file))
+    credentials = boto3.session.Session().get_credentials()
+    assert credentials
+    assert credentials.access_key == "theirs"  # others believe them
+    client = Storage(None, 1, region="eu-west-1").client
+    assert client._request_signer._credentials is None
+    client.close()
+
+
 def test_an_answer_that_comes_after_the_cancellation_opens_no_file_and_keeps_no_connection(tmp_path: Path) -> None:
     cancellation, body = Cancellation(), io.BytesIO(b"late")
 
