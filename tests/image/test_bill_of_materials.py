@@ -14,7 +14,7 @@ DOCKERFILE = 'FROM debian:bookworm-slim\nCOPY says /says\nENTRYPOINT ["/says"]\n
 
 
 def bill_of(image: str) -> str:
-    return docker("run", "--rm", image, "cat", BILL)
+    return docker("run", "--rm", "--entrypoint", "cat", image, BILL)
 
 
 def listed(image: str, pattern: str) -> list[str]:
