@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import wraps
@@ -212,12 +213,21 @@ def adapt(source: str, target: str, layer: Path | None, dry_run: bool) -> None:
 
     _end_at_once_on_signals()
     try:
-        click.echo(adapt_image(source, target, layer=layer, dry_run=dry_run, say=lambda step: _say(step)))
+        click.echo(adapt_image(source, target, layer=layer, dry_run=dry_run, say=_say))
         code = 0
     except ImageError as error:
         click.echo(str(error), err=True)
         code = error.EXIT_CODE
+    except Exception as error:  # nobody is helped by a traceback
+        click.echo(f"Something unexpected happened, please report it: {_place_of(error)}", err=True)
+        code = 1
     _exit(code)
+
+
+def _place_of(error: Exception) -> str:
+    """Say what an error is and where it came up; what it says itself might hold a secret."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} in {Path(last.filename).name}, line {last.lineno}"
 
 
 def _say(step: str) -> None:

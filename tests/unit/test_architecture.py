@@ -12,15 +12,48 @@ CONTAINER = Path(__file__).parents[2] / "container"
 LAYERS = [
     ["model_server"],
     ["errors", "cpus", "line_encoder", "log_channel", "peak_memory", "processes", "progress", "s3_uri", "held_signals"]
-    + ["usage", "media_types", "lzma_stream", "prctl", "memory_order", "heap", "orphans", "archive_limits"],
+    + [
+        "image_errors",
+        "usage",
+        "media_types",
+        "lzma_stream",
+        "prctl",
+        "memory_order",
+        "heap",
+        "orphans",
+        "archive_limits",
+    ],
     ["scoreboard", "setting_types", "user", "job_config", "faults", "zip_member", "s3_faults", "machine_limits"]
-    + ["beneath", "adaptation"],
-    ["settings", "task", "immutable", "cancellation", "logs", "slot", "untar"],
-    ["command", "program", "folder", "client", "admission", "storage", "process_output", "ledger", "algorithm_output"]
+    + ["beneath", "adaptation", "image_reference", "layer_file", "config_changes"],
+    ["image_manifest", "registry_http", "settings", "task", "immutable", "cancellation", "logs", "slot", "untar"],
+    [
+        "registry_credentials",
+        "command",
+        "program",
+        "folder",
+        "client",
+        "admission",
+        "storage",
+        "process_output",
+        "ledger",
+        "algorithm_output",
+    ]
     + ["loopback_call", "resident_channel", "exit_note", "stray_outputs", "shares", "training_environment"]
     + ["program_check", "run_folder", "archive", "callers", "layer"],
-    ["children", "directories", "linked_input", "process", "stage_in", "stage_out", "tarball", "folder_links"],
     [
+        "registry_faults",
+        "registry_login",
+        "children",
+        "directories",
+        "linked_input",
+        "process",
+        "stage_in",
+        "stage_out",
+        "tarball",
+        "folder_links",
+    ],
+    [
+        "registry",
         "payload",
         "payload_answer",
         "partial_outputs",
@@ -32,8 +65,8 @@ LAYERS = [
         "image_check",
         "dockerfile",
     ],
-    ["lost_tasks", "task_body", "payload_http", "resident", "runner", "set_up", "plain_job"],
-    ["sending"],
+    ["registry_image", "lost_tasks", "task_body", "payload_http", "resident", "runner", "set_up", "plain_job"],
+    ["sending", "adapt"],
     ["payload_run"],
     ["batch", "predictor", "training_job", "processing_job"],
     ["wsgi", "processing_tasks"],
@@ -49,7 +82,7 @@ ENVIRONMENT_NAMES = {"environ", "environb", "getenv", "getenvb", "putenv", "unse
 WALL_CLOCKS = {"time.time", "time.time_ns", "time.localtime", "time.gmtime", "time.ctime", "time.strftime"} | {
     f"{owner}.{name}" for owner in ("datetime", "datetime.datetime", "date") for name in ("now", "utcnow", "today")
 }
-EXECUTABLES = ("serve", "train", "process", "invoke", "longshore")
+EXECUTABLES = ("serve", "train", "process", "invoke", "longshore", "adapt")
 PAGE_LINES = 40
 
 MODULES = sorted([*CONTAINER.glob("model_server/*.py"), CONTAINER / "predictor.py", CONTAINER / "wsgi.py"])
