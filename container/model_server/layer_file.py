@@ -27,12 +27,15 @@ class LayerFile:
     def read(cls, path: Path) -> Self:
         """Read it once, from its beginning to its end; raises LayerMissing and LayerInvalid."""
         outer, inner, size, head = hashlib.sha256(), hashlib.sha256(), 0, b""
-        for chunk, plain in _unpacked(path):
-            outer.update(chunk)
-            size += len(chunk)
-            for part in plain:
-                inner.update(part)
-                head += part[: tarfile.BLOCKSIZE - len(head)]
+        try:
+            for chunk, plain in _unpacked(path):
+                outer.update(chunk)
+                size += len(chunk)
+                for part in plain:
+                    inner.update(part)
+                    head += part[: tarfile.BLOCKSIZE - len(head)]
+        except zlib.error:
+            raise LayerInvalid(path, "gzip has not written it, or it is damaged") from None
         try:
             tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
         except tarfile.HeaderError:
@@ -59,13 +62,10 @@ def _unpacked(path: Path) -> Iterator[tuple[bytes, Iterator[bytes]]]:
                 chunk = unpacker.unconsumed_tail
             chunk = unpacker.unused_data if unpacker.eof else b""
 
-    try:
-        for chunk in _chunks(path):
-            yield chunk, unpack(chunk)
-        while not unpacker.eof and (rest := unpacker.decompress(b"", CHUNK)):
-            yield b"", iter([rest])
-    except zlib.error:
-        raise LayerInvalid(path, "gzip has not written it, or it is damaged") from None
+    for chunk in _chunks(path):
+        yield chunk, unpack(chunk)
+    while not unpacker.eof and (rest := unpacker.decompress(b"", CHUNK)):
+        yield b"", iter([rest])
     if not is_started or not unpacker.eof:
         raise LayerInvalid(path, "it is cut off" if is_started else "it is empty")
 
