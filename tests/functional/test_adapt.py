@@ -275,3 +275,13 @@ def test_who_may_not_push_or_move_a_tag_is_told(registry: StandIn, adapt: Any) -
     SmallImage(config={"Cmd": ["other"]}).put(registry, "image", "1")
     registry.answers["PUT"] = [(201, {}, b""), (400, {}, immutable)]
     assert "can not be replaced" in error_of(adapt(*names))
+
+
+def test_within_one_registry_no_layer_is_downloaded(registry: StandIn, adapt: Any) -> None:
+    image = SmallImage()
+    image.put(registry, "image", "1")
+    assert adapt(f"{registry.host}/image:1", f"{registry.host}/other:1").returncode == 0
+    pushed(registry, "other", "1")
+    assert [asked.path for asked in registry.seen("GET", "/blobs/")] == [
+        f"/v2/image/blobs/{digest_of(image.config_bytes)}"
+    ]
