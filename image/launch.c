@@ -27,8 +27,8 @@ static const char *const hidden[] = {
     "CTLOG_FILE", "OPENSSL_*", "QLOGDIR", "RANDFILE", "REQUESTS_CA_BUNDLE", "SSLKEYLOGFILE", "SSL_CERT_*",
     /* nginx and gunicorn: options, sockets that they would take over */
     "FORWARDED_ALLOW_IPS", "GUNICORN_*", "LISTEN_*", "NGINX", "PORT", "SENDFILE", "WEB_CONCURRENCY",
-    /* Python's own that -E leaves, and its packages: debuggers, plugins */
-    "BOTO*", "FLASK_*", "PYDANTIC_*", "WERKZEUG_*", "_PYTHON_*",
+    /* Python's own that -E leaves, and its packages: debuggers, plugins, folders that may not be there */
+    "BOTO*", "FLASK_*", "PYDANTIC_*", "TEMP", "TMP", "TMPDIR", "WERKZEUG_*", "_PYTHON_*",
 };
 
 static int is_hidden(const char *variable) {
