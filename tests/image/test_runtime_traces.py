@@ -31,8 +31,10 @@ IMAGES = pytest.mark.parametrize("image", PROGRAMS, indirect=True)
 
 THE_KERNELS = ("/proc", "/sys", "/dev")
 THE_JOBS = ("/input", "/output", "/opt/ml", "/tmp", "/nowhere")
-"""What the settings name: the folders of tasks, what SageMaker mounts, and those for temporary files, of which one image
-names one as TMPDIR."""
+"""What the settings name: the folders of tasks, what SageMaker mounts, and those for temporary files.
+
+One image names /nowhere as TMPDIR.
+"""
 
 STEPS = {"/", "/opt", "/srv", "/srv/opt"}
 """Folders that are opened as a step to what is in them, and not read."""
