@@ -47,7 +47,7 @@ def test_its_configuration_is_the_bases_but_for_what_it_says(base_image: str) ->
     base, ours = inspected(DEBIAN)["Config"], inspected(base_image)["Config"]
     assert not ours["Entrypoint"]  # it would swallow `serve`
     assert ours["Cmd"] == ["longshore", "usage"]
-    assert ours["User"] in ("", "root")
+    assert ours["User"] == "0"
     assert ours["WorkingDir"] == base["WorkingDir"]
     assert set(ours["Env"]) - set(base["Env"]) == {
         "PYTHONUNBUFFERED=1",
