@@ -143,7 +143,7 @@ def copy_libraries(target: Path, users: list[Path]) -> tuple[str, list[str]]:
 def compile_launcher(build: Path) -> str:
     """Compile what /longshore/bin's commands are, and return where the C library is that becomes a part of it."""
     run("musl-gcc", "-static", "-s", *COMPILER_OPTIONS, "-o", build / "launch", build / "launch.c")
-    return run("musl-gcc", "-print-file-name=libc.a").strip()
+    return f"/usr/lib/{run('gcc', '-dumpmachine').strip().replace('-gnu', '-musl')}/libc.a"
 
 
 def give_users(nginx: Path, build: Path, libraries: Path) -> None:

@@ -35,6 +35,7 @@ FREE_FORM = {
     r"python3\.\d+": "PSF-2.0",
     r"gcc-\d+": "GPL-3.0-or-later WITH GCC-exception-3.1",
     r"libxcrypt": "LGPL-2.1-or-later",
+    r"glibc": "LGPL-2.1-or-later",
 }
 """The licences of source packages whose copyright file no program can read."""
 
