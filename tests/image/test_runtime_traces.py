@@ -30,11 +30,8 @@ PROGRAMS = {"static": "/reports", "musl": "/usr/bin/reports"}
 IMAGES = pytest.mark.parametrize("image", PROGRAMS, indirect=True)
 
 THE_KERNELS = ("/proc", "/sys", "/dev")
-THE_JOBS = ("/input", "/output", "/opt/ml", "/tmp", "/nowhere")
-"""What the settings name: the folders of tasks, what SageMaker mounts, and those for temporary files.
-
-One image names /nowhere as TMPDIR.
-"""
+THE_JOBS = ("/input", "/output", "/opt/ml", "/tmp")
+"""What the settings name: the folders of tasks, what SageMaker mounts, and the folder for temporary files."""
 
 STEPS = {"/", "/opt", "/srv", "/srv/opt"}
 """Folders that are opened as a step to what is in them, and not read."""
