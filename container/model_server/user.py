@@ -1,7 +1,7 @@
 """Who the algorithm runs as: a Dockerfile's USER, looked up in the image's own passwd and group files.
 
-The rules are sagemaker-shim's (drop-in, 2.12): a name or a number, a group if one is given, else the user's own, and the
-groups that it is a member of. They are Docker's too, but that Docker leaves the latter out where a group is given.
+The rules are sagemaker-shim's (drop-in, 2.12): a name or a number, a group if one is given, else the user's own, and
+the groups that it is a member of. They are Docker's too, but that Docker leaves the latter out where a group is given.
 """
 
 import grp

@@ -164,7 +164,7 @@ def test_the_runtime_has_the_variables_of_the_image_but_for_those(layer_image: s
     """Under other names, in their place, and byte for byte."""
     probe = tmp_path / "probe"
     probe.write_text(PRINTS_ENVIRONMENT)
-    given = {name: "grüß" for name in (*HIDDEN, *PRETENDED)}
+    given = dict.fromkeys((*HIDDEN, *PRETENDED), "grüß")
     options = ["--volume", f"{probe}:/longshore/program/longshore:ro"]
     options += [word for name, value in given.items() for word in ("--env", f"{name}={value}")]
     seen = json.loads(run_once(layer_image, options=options).stdout)
