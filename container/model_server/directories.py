@@ -5,6 +5,7 @@ What each task leaves in them is told, and removed if that is wished.
 
 import os
 import stat
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,14 +16,26 @@ from .folder import open_writable, remove
 from .logs import logger
 
 
-def make_writable(paths: Iterable[Path]) -> None:
-    """Make folders that are missing, and let every user write to them; where that can't be, the log says so."""
+OURS = (Path(sys.prefix), Path(os.path.realpath(__file__)).parents[1])
+"""Where our Python and our program are: who may write there, or rename what is on the way there, is who we are."""
+
+
+def make_writable(paths: Iterable[Path], ours: Iterable[Path] = OURS) -> None:
+    """Make folders that are missing, and let every user write to them; where that can't be, the log says so.
+
+    One that leads to `ours`, by a link that an image has in its place, stays as it is.
+    """
     for path in paths:
         try:
             path.mkdir(parents=True, exist_ok=True)
             mode = stat.S_IMODE(path.stat().st_mode)
-            if mode | 0o777 != mode:  # no bit is taken away: /tmp stays sticky
-                path.chmod(mode | 0o777)
+            if mode | 0o777 == mode:
+                continue
+            real = Path(os.path.realpath(path))
+            if any(real.is_relative_to(own) or own.is_relative_to(real) for own in ours):
+                logger.warning("Not every user can write to %s: it leads to the server's own files", path)
+            else:
+                path.chmod(mode | 0o777)  # no bit is taken away: /tmp stays sticky
         except OSError as error:
             logger.info("Not every user can write to %s: %s", path, error.strerror)
 

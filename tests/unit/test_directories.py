@@ -53,6 +53,19 @@ def test_a_folder_is_made_and_opened_and_loses_no_bit(tmp_path: Path, before: in
     assert stat.S_IMODE(path.stat().st_mode) == after
 
 
+@pytest.mark.parametrize("target", ["longshore", "longshore/lib", "."])
+def test_no_link_of_an_image_opens_our_own_files(tmp_path: Path, caplog: pytest.LogCaptureFixture, target: str) -> None:
+    """Also not a folder in which ours could be renamed, and another put in its place."""
+    own = tmp_path / "root" / "longshore"
+    (own / "lib").mkdir(parents=True)
+    led_to = tmp_path / "root" / target
+    led_to.chmod(0o755)
+    (tmp_path / "tmp").symlink_to(led_to)
+    with one_line(caplog, logging.WARNING, "it leads to the server's own files"):
+        make_writable([tmp_path / "tmp"], ours=[own])
+    assert stat.S_IMODE(led_to.stat().st_mode) == 0o755
+
+
 def test_a_folder_that_is_open_is_not_changed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tmp_path.chmod(0o1777)
     before = tmp_path.stat().st_ctime_ns
