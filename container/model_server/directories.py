@@ -15,7 +15,6 @@ from .beneath import OPEN_FOLDER, open_folder
 from .folder import open_writable, remove
 from .logs import logger
 
-
 OURS = (Path(sys.prefix), Path(os.path.realpath(__file__)).parents[1])
 """Where our Python and our program are: who may write there, or rename what is on the way there, is who we are."""
 
