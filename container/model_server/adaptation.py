@@ -6,7 +6,7 @@ may have written anything into it. Nothing is read or written here.
 
 import json
 from base64 import b64decode, b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,7 @@ _PEERS_ENTRYPOINT = ["/sagemaker-shim"]
 """Of images that sagemaker-shim is in, which stores what they run as we do."""
 
 _AUTHORS_COMMANDS = ("ALGORITHM_ENTRYPOINT", "ALGORITHM_CMD")
-_OUR_PREFIXES = ("ALGORITHM_", "MODEL_SERVER_", "GRAND_CHALLENGE_")
+OUR_PREFIXES = ("ALGORITHM_", "MODEL_SERVER_", "GRAND_CHALLENGE_")
 _PEERS = "GRAND_CHALLENGE_COMPONENT_"
 STRANGERS_SETTINGS = {
     *("ALGORITHM_ENTRYPOINT", "ALGORITHM_CMD", "ALGORITHM_TRAIN_ENTRYPOINT", "ALGORITHM_USER"),
@@ -53,8 +53,12 @@ STRANGERS_SETTINGS = {
 alone: with them an image could give itself rights, as by the folders that the server opens and empties as root, what
 is fetched for it with the job's credentials, or a key that results are signed with."""
 
-_KEPT = "LONGSHORE_KEPT_"
-_SETS = "LONGSHORE_SETS"
+KEPT = "LONGSHORE_KEPT_"
+"""Before the name of a variable of the image's that would change what we do ourselves, and that its program has."""
+
+SET_BY_US = "LONGSHORE_SETS"
+"""The variable with the names, spaces between them, of variables that are for us and not for the image's program."""
+
 _FOR_THE_ALGORITHM = ("AWS_", "SAGEMAKER_")
 _ALSO_FOR_THE_ALGORITHM = {"LOG_LEVEL", "OUTPUT_KMS_KEY_ID", "EXPECTED_BUCKET_OWNER", "REQUESTS_CA_BUNDLE"}
 """Variables of a stranger's image that were meant for its program; our S3 client and settings would take them too."""
@@ -174,6 +178,8 @@ def adapted_config(
         "Labels": dict(sorted(labels.items())),
         "StopSignal": STOP_SIGNAL,
     }
+    if not is_own:  # the engine would run it as root, beside the server and with the job's variables
+        config.pop("Healthcheck", None)
     new = {**existing, "config": config}
     new["rootfs"] = {"type": "layers", **(existing.get("rootfs") or {}), "diff_ids": [*diff_ids(existing), diff_id]}
     if _has_whole_history(existing):
@@ -233,7 +239,7 @@ def _rights(image: Declared) -> list[str]:
     """Return the settings of an image that it may not have."""
     may = STRANGERS_SETTINGS if is_root(image.own_user) else STRANGERS_SETTINGS - {"ALGORITHM_USER"}
     return sorted(
-        name for name, value in image.env.items() if value and name.startswith(_OUR_PREFIXES) and name not in may
+        name for name, value in image.env.items() if value and name.upper().startswith(OUR_PREFIXES) and name not in may
     )
 
 
@@ -245,23 +251,31 @@ def is_root(user: str) -> bool:
 
 def _env(existing: Mapping[str, Any], image: Declared, env_vars: Mapping[str, str], is_own: bool) -> list[str]:
     """Return the Env of an adapted image, each variable once and in its old place."""
-    env = image.env if is_own else _given_back(image.env) | _NO_FILES | {_SETS: " ".join(_NO_FILES)}
-    env = (DEFAULTS | env if is_own else env) | dict(env_vars)
+    if is_own:
+        env = DEFAULTS | image.env | dict(env_vars)
+    else:
+        unset = {name for name, value in env_vars.items() if not value and image.env.get(name)}
+        own = {name: value for name, value in env_vars.items() if name not in unset}
+        env = _given_back(image.env, unset) | _NO_FILES | {SET_BY_US: " ".join(_NO_FILES)} | own
     without_value = [entry for entry in _strings(existing.get("config") or {}, "Env") if "=" not in entry]
     return [*dict.fromkeys(without_value), *(f"{name}={value}" for name, value in env.items())]
 
 
-def _given_back(env: Mapping[str, str]) -> dict[str, str]:
-    """Give what was meant for the image's program the names by which it, and nobody else, is given it back."""
-    ours = {name for name in _NO_FILES if name in env.get(_SETS, "").split() and env.get(name) == _NO_FILES[name]}
-    return {(_KEPT + name if _is_for_the_algorithm(name) and name not in ours else name): env[name] for name in env}
+def _given_back(env: Mapping[str, str], unset: Set[str]) -> dict[str, str]:
+    """Give what was meant for the image's program the names by which it, and nobody else, is given it back.
+
+    `unset` names what only looks like a setting of ours, or would be one that the image may not have.
+    """
+    ours = {name for name in _NO_FILES if name in env.get(SET_BY_US, "").split() and env.get(name) == _NO_FILES[name]}
+    theirs = {name for name in env if name in unset or (_is_for_the_algorithm(name) and name not in ours)}
+    return {(KEPT + name if name in theirs else name): env[name] for name in env}
 
 
 def _is_for_the_algorithm(name: str) -> bool:
     return (
         name.startswith(_FOR_THE_ALGORITHM)
         or name in _ALSO_FOR_THE_ALGORITHM
-        or (name.lower().endswith("_proxy") and not name.startswith(_KEPT))
+        or (name.lower().endswith("_proxy") and not name.startswith(KEPT))
     )
 
 

@@ -75,7 +75,14 @@ def _open_standard_streams() -> None:
     os.close(descriptor)
 
 
-@click.group()
+class _Commands(click.Group):
+    """Commands that may be called by our whole name where it is the ENTRYPOINT: `docker run IMAGE longshore serve`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, args[1:] if args[:1] == ["longshore"] else args)
+
+
+@click.group(cls=_Commands)
 def main() -> None:
     """Turn a program that reads files and writes files into what SageMaker can run."""
 
@@ -213,10 +220,10 @@ def adapt(source: str, target: str, layer: Path | None, dry_run: bool) -> None:
 
     _end_at_once_on_signals()
     try:
-        click.echo(adapt_image(source, target, layer=layer, dry_run=dry_run, say=_say))
+        click.echo(_printable(adapt_image(source, target, layer=layer, dry_run=dry_run, say=_say)))
         code = 0
     except ImageError as error:
-        click.echo(str(error), err=True)
+        click.echo(_printable(str(error)), err=True)
         code = error.EXIT_CODE
     except Exception as error:  # nobody is helped by a traceback
         click.echo(f"Something unexpected happened, please report it: {_place_of(error)}", err=True)
@@ -231,7 +238,15 @@ def _place_of(error: Exception) -> str:
 
 
 def _say(step: str) -> None:
-    click.echo(f"==> {step}", err=True)
+    click.echo(f"==> {_printable(step)}", err=True)
+
+
+def _printable(text: str) -> str:
+    """Show what would command a terminal as text: an image's config and a registry's answers are anybody's."""
+    return "".join(
+        character if character.isprintable() or character == "\n" else character.encode("unicode_escape").decode()
+        for character in text
+    )
 
 
 def _end_at_once_on_signals() -> None:

@@ -15,7 +15,7 @@ def config_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[
     for name, parts in (("Env", _variables), ("Labels", _labels)):
         had, has = parts(old), parts(new)
         for key in [*had, *(key for key in has if key not in had)]:
-            lines += _changed(f"{name} {key}", had.get(key), has.get(key))
+            lines += _changed(f"{name} {json.dumps(key, ensure_ascii=False)[1:-1]}", had.get(key), has.get(key))
     return lines
 
 

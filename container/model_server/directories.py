@@ -22,7 +22,8 @@ OURS = (Path(sys.prefix), Path(os.path.realpath(__file__)).parents[1])
 def make_writable(paths: Iterable[Path], ours: Iterable[Path] = OURS) -> None:
     """Make folders that are missing, and let every user write to them; where that can't be, the log says so.
 
-    One that leads to `ours`, by a link that an image has in its place, stays as it is.
+    A link that an image has in the place of one is not followed to `ours`, nor to what is in use, such as /etc, where
+    the users are that we look up.
     """
     for path in paths:
         try:
@@ -33,6 +34,8 @@ def make_writable(paths: Iterable[Path], ours: Iterable[Path] = OURS) -> None:
             real = Path(os.path.realpath(path))
             if any(real.is_relative_to(own) or own.is_relative_to(real) for own in ours):
                 logger.warning("Not every user can write to %s: it leads to the server's own files", path)
+            elif real != path and any(real.iterdir()):
+                logger.warning("Not every user can write to %s: it is a link to a folder that is in use", path)
             else:
                 path.chmod(mode | 0o777)  # no bit is taken away: /tmp stays sticky
         except OSError as error:

@@ -29,6 +29,8 @@ from .registry_login import Login
 
 CHUNK = 1 << 20
 MAX_CONFIG_BYTES = 8 << 20
+MAX_LOGINS = 3
+"""How often a request logs in: a token may have expired meanwhile, but a registry may refuse every new one."""
 
 OpenBlob = Callable[[], Generator[bytes]]
 """Begins to read what is uploaded, once more for every try."""
@@ -220,13 +222,17 @@ class Repository:
         scopes = self._scopes(action, also_from)
         url = urljoin(f"{self.reference.url}/", place)
         login = self._registry.login
+        logins = 0
         while True:
             header = login.header(scopes) if origin(url) == origin(self.reference.url) else ""
             allowed = dict(headers or {}) | ({"Authorization": header} if header else {})
             response = self._http.ask(method, url, allowed, body)
             challenges = response.headers.getlist("WWW-Authenticate")
-            if response.status != 401 or not challenges or not login.answer(challenges, scopes, refused=header):
+            if response.status != 401 or not challenges or logins == MAX_LOGINS:
                 return response
+            if not login.answer(challenges, scopes, refused=header):
+                return response
+            logins += 1
             discard(response)
 
     def _send_once(self, method: str, url: str, headers: Mapping[str, str], body: Iterable[bytes]) -> Response:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
+from .adaptation import KEPT, OUR_PREFIXES, SET_BY_US
 from .archive_limits import ArchiveLimits
 from .cpus import usable_cpus
 from .errors import SettingsInvalid
@@ -36,13 +37,6 @@ SETUP_RESULT_NAME = "/.sagemaker_shim/runtime_setup_result.json"
 REPEATED = ("int_", "float_", "bool_", "finite_number", "greater_than", "less_than", "literal_error")
 """The kinds of faults whose line repeats the value: of numbers and choices. Commands and addresses may hold secrets."""
 
-KEPT = "LONGSHORE_KEPT_"
-"""Before the name of a variable of the image's that would change what we do ourselves, and that the algorithm has."""
-
-SET_BY_US = "LONGSHORE_SETS"
-"""The variable with the names, spaces between them, of variables that are for us and not for the algorithm."""
-
-WITHHELD_PREFIXES = ("ALGORITHM_", "MODEL_SERVER_", "GRAND_CHALLENGE_")
 SHOWN = {
     "ALGORITHM_INPUT_PATH",
     "ALGORITHM_OUTPUT_PATH",
@@ -446,7 +440,7 @@ def _algorithm_environment(environ: Mapping[str, str], with_aws_credentials: boo
         {
             name: value
             for name, value in environ.items()
-            if (not name.upper().startswith(WITHHELD_PREFIXES) or (name in SHOWN and value))
+            if (not name.upper().startswith(OUR_PREFIXES) or (name in SHOWN and value))
             and (with_aws_credentials or name not in AWS_CREDENTIALS)
         },
         environ,

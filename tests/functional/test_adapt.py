@@ -142,6 +142,15 @@ def test_a_token_that_has_expired_is_fetched_anew(registry: StandIn, adapt: Any)
     assert len(registry.seen("GET", "/token")) > 2
 
 
+def test_a_registry_that_refuses_every_token_is_given_up(registry: StandIn, adapt: Any) -> None:
+    registry.token_key, registry.uses_of_a_token = "token", 0
+    SmallImage().put(registry, "image", "1")
+    done = adapt(f"{registry.host}/image:1", f"{registry.host}/image:2")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert len(registry.seen("GET", "/token")) < 10
+
+
 def test_an_identity_token_is_exchanged(registry: StandIn, adapt: Any, login: Any) -> None:
     registry.user, registry.token_key = USER, "access_token"
     login({"auths": {registry.host: {"identitytoken": USER}}})

@@ -20,7 +20,7 @@ from model_server.adaptation import (
     holds_our_layer,
     without_our_layer,
 )
-from model_server.settings import AWS_CREDENTIALS, WITHHELD_PREFIXES, Settings
+from model_server.settings import AWS_CREDENTIALS, Settings
 
 OURS = {"Entrypoint": ["/longshore/bin/longshore"], "Cmd": ["usage"], "User": "0"}
 BASE = {"Entrypoint": None, "Cmd": ["longshore", "usage"], "User": "root", "Labels": {"longshore.version": "1"}}
@@ -199,8 +199,10 @@ def test_a_strangers_image_gives_itself_no_rights() -> None:
     variables = get_new_env_vars(existing)
     unset = {name for name, value in variables.items() if value == ""}
     assert unset == settings.keys() - {"ALGORITHM_MODE"}
-    assert {name for name, value in env(adapted(existing)).items() if not value} == unset
-    assert Settings.from_env(env(adapted(existing))).user == "app"
+    after = env(adapted(existing))
+    assert not unset & after.keys()
+    assert Settings.from_env(after).user == "app"
+    assert Settings.from_env(after).environment.items() >= {name: settings[name] for name in unset}.items()
     assert get_new_env_vars(existing, is_own=True).keys().isdisjoint(settings)
 
 
@@ -229,11 +231,20 @@ def test_every_setting_is_the_images_the_jobs_or_its_programs() -> None:
     everything = config(Cmd=["a"], User="app", Env=[f"{name}=1" for name in sorted(names)])
     after = env(adapted(everything))
     for name in names - STRANGERS_SETTINGS | {"ALGORITHM_USER"}:
-        if name.startswith(WITHHELD_PREFIXES):
-            assert after[name] == "", name
-        else:
-            assert after["LONGSHORE_KEPT_" + name] == "1"
-            assert name not in after
+        assert after["LONGSHORE_KEPT_" + name] == "1"
+        assert name not in after
+
+
+def test_what_only_looks_like_a_setting_is_the_programs_byte_for_byte() -> None:
+    mine = {"ALGORITHM_NAME": "it's", "MODEL_SERVER_HOME": "/srv", "algorithm_mode": "a"}
+    after = env(adapted(config(Cmd=["a"], Env=[f"{name}={value}" for name, value in mine.items()])))
+    assert Settings.from_env(after).environment == mine
+
+
+def test_no_health_check_of_a_strangers_image_is_run_as_root() -> None:
+    existing = config(Cmd=["a"], User="app", Healthcheck={"Test": ["CMD-SHELL", "env"]})
+    assert "Healthcheck" not in adapted(existing)["config"]
+    assert "Healthcheck" in adapted(existing, is_own=True)["config"]
 
 
 def test_what_the_image_tells_aws_reaches_its_program_only() -> None:

@@ -66,6 +66,18 @@ def test_no_link_of_an_image_opens_our_own_files(tmp_path: Path, caplog: pytest.
     assert stat.S_IMODE(led_to.stat().st_mode) == 0o755
 
 
+def test_no_link_of_an_image_opens_a_folder_in_use(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As /etc is, where the users are that we look up; one that is empty is a place that an image has for it."""
+    etc, empty = tmp_path / "etc", tmp_path / "empty"
+    for folder, link in ((etc, "tmp"), (empty, "model")):
+        folder.mkdir(0o755)
+        (tmp_path / link).symlink_to(folder)
+    (etc / "passwd").touch()
+    with one_line(caplog, logging.WARNING, "it is a link to a folder that is in use"):
+        make_writable([tmp_path / "tmp", tmp_path / "model"])
+    assert [stat.S_IMODE(folder.stat().st_mode) for folder in (etc, empty)] == [0o755, 0o777]
+
+
 def test_a_folder_that_is_open_is_not_changed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tmp_path.chmod(0o1777)
     before = tmp_path.stat().st_ctime_ns
