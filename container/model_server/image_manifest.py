@@ -86,7 +86,7 @@ class Manifest:
             raise ImageBroken(source, "its manifest is no JSON") from None
         if not isinstance(content, dict):
             raise ImageBroken(source, "its manifest is no JSON object")
-        media_type = content.get("mediaType") or content_type.partition(";")[0].strip()
+        media_type = str(content.get("mediaType") or content_type.partition(";")[0].strip())
         if content.get("schemaVersion") == 1 or media_type in OLD_MANIFESTS:
             raise NotAnImage(source, OLD, PUSH_AGAIN)
         if media_type not in READ:
@@ -120,7 +120,7 @@ class Manifest:
     def config(self) -> Blob:
         """The config of an image; raises NotAnImage where it is something else that a registry keeps."""
         config = self._blob(self.content.get("config"))
-        kind = self.content.get("artifactType") or config.media_type
+        kind = str(self.content.get("artifactType") or config.media_type)
         if config.media_type in (DOCKER_CONFIG, OCI_CONFIG) and not self.content.get("artifactType"):
             return config
         what = "a Helm chart" if "helm" in kind else f"an artifact of the type {kind}"

@@ -16,6 +16,7 @@ COMPONENT = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
 REPOSITORY = re.compile(rf"{COMPONENT}(?:/{COMPONENT})*")
 HOST = re.compile(r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{1,5}))?")
 TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+PORTS = range(1, 1 << 16)
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -42,7 +43,8 @@ class ImageReference:
         repository, has_tag, tag = repository.partition(":")
         if has_tag and not TAG.fullmatch(tag):
             raise ReferenceInvalid(text, f"{tag!r} can not be a tag")
-        if not HOST.fullmatch(first):
+        host = HOST.fullmatch(first)
+        if not host or int(host["port"] or 1) not in PORTS:
             raise ReferenceInvalid(text, f"{first!r} can not be a registry")
         if first in HUB_NAMES:
             first = DOCKER_HUB

@@ -21,6 +21,8 @@ ECR = re.compile(
     r"(?P<account>\d{12})\.dkr[.-]ecr(?P<fips>-fips)?\.(?P<region>[a-z0-9-]+)\."
     r"(?:amazonaws\.(?:com|com\.cn|eu)|on\.aws|on\.amazonwebservices\.com\.cn)"
 )
+AWS_LOGIN = "Log in by `aws configure`, `aws sso login` or AWS_PROFILE."
+
 TOKEN_USER = "<token>"  # noqa: S105 - Docker's name for nobody
 """Whom a key ring names where the secret is a token and no password."""
 
@@ -59,7 +61,13 @@ def _of_aws(host: str, ecr: re.Match[str]) -> Credentials | None:
     """Ask AWS for a password, which is good for twelve hours; without AWS credentials Docker's login has to do."""
     import boto3  # not at the top: most registries are not AWS's
     from botocore.config import Config
-    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+    from botocore.exceptions import (
+        BotoCoreError,
+        ClientError,
+        NoCredentialsError,
+        SSOError,
+        TokenRetrievalError,
+    )
 
     config = Config(use_fips_endpoint=bool(ecr["fips"]) or None, connect_timeout=10, read_timeout=30)
     try:
@@ -71,11 +79,12 @@ def _of_aws(host: str, ecr: re.Match[str]) -> Credentials | None:
         login = _of_docker(host)
         if login:
             return login
-        hint = "Log in by `aws configure`, `aws sso login` or AWS_PROFILE."
-        raise CredentialsUnusable(host, "there are no AWS credentials", hint) from None
+        raise CredentialsUnusable(host, "there are no AWS credentials", AWS_LOGIN) from None
+    except (SSOError, TokenRetrievalError):
+        raise CredentialsUnusable(host, "the AWS login has expired", AWS_LOGIN) from None
     except ClientError as error:
         code = error.response.get("Error", {}).get("Code", "")
-        hint = "You need the right ecr:GetAuthorizationToken." if "AccessDenied" in code else ""
+        hint = "You need the right ecr:GetAuthorizationToken." if "AccessDenied" in code else AWS_LOGIN
         raise CredentialsUnusable(host, f"AWS says {code or 'no'}", hint) from None
     except (BotoCoreError, ValueError, LookupError) as error:
         raise CredentialsUnusable(host, f"AWS can not be asked ({type(error).__name__})") from None
@@ -120,15 +129,16 @@ def _same_registry(server: str, key: str) -> bool:
 
 
 def _of_entry(host: str, file: Path, entry: Mapping[str, Any]) -> Credentials | None:
-    user, password = entry.get("username", ""), entry.get("password", "")
+    user, password, token = (entry.get(name) or "" for name in ("username", "password", "identitytoken"))
+    is_readable = all(isinstance(part, str) for part in (user, password, token))
     if entry.get("auth"):
         try:
-            user, has_password, password = base64.b64decode(entry["auth"]).decode().partition(":")
+            user, colon, password = base64.b64decode(entry["auth"]).decode().partition(":")
+            is_readable = is_readable and bool(colon)
         except (binascii.Error, ValueError, TypeError):
-            has_password = ""
-        if not has_password:
-            raise CredentialsUnusable(host, f"{file} has none that can be read", f"Log in again: docker login {host}")
-    token = entry.get("identitytoken") or ""
+            is_readable = False
+    if not is_readable:
+        raise CredentialsUnusable(host, f"{file} has none that can be read", f"Log in again: docker login {host}")
     if not token and not user:
         return None
     return Credentials(user, password.rstrip("\0"), token)

@@ -22,6 +22,9 @@ ECR_RIGHTS = {
     PUSH: "ecr:BatchCheckLayerAvailability, ecr:InitiateLayerUpload, ecr:UploadLayerPart, ecr:CompleteLayerUpload and "
     "ecr:PutImage",
 }
+PARTS_MISSING = {"MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN", "BLOB_UPLOAD_UNKNOWN", "LAYERS_NOT_FOUND"}
+"""What is said where a repository is there, and a part of what is pushed to it is not."""
+
 WORDS = 300
 """How much of a registry's own words is shown."""
 
@@ -31,6 +34,8 @@ def refusal(action: str, reference: ImageReference, status: int, body: bytes, an
     codes, words = _errors_of(body)
     if status in (401, 403):
         return _not_allowed(action, reference, words, anonymous)
+    if status == 404 and action == PUSH and codes & PARTS_MISSING:
+        return RegistryFailed(reference.host, f"it has lost a part of {reference} that was there", "Try again.")
     if status == 404 and (action == PUSH or "NAME_UNKNOWN" in codes):
         return RepositoryMissing(reference.address, _how_to_create(reference))
     if status == 404:
@@ -56,7 +61,7 @@ def _errors_of(body: bytes) -> tuple[set[str], str]:
 
 def _not_allowed(action: str, reference: ImageReference, words: str, anonymous: bool) -> ImageError:
     if ECR.fullmatch(reference.host):
-        named = re.findall(r"ecr:\w+", words)
+        named = re.findall(r"\becr:[A-Z]\w+", words)  # and not ecr:eu-west-1, of an ARN
         rights = " and ".join(dict.fromkeys(named)) or ECR_RIGHTS[action]
         return NotAllowed(action, reference.address, words, f"For ECR it needs {rights}.")
     registry = "" if reference.address.startswith("docker.io/") else f" {reference.host}"
