@@ -29,8 +29,7 @@ from random import Random
 from tempfile import TemporaryDirectory
 from typing import Any
 
-TESTS = Path(__file__).parents[1]
-sys.path.extend([str(TESTS), str(TESTS / "image")])
+sys.path.extend(str(Path(__file__).parents[1] / folder) for folder in (".", "image"))
 
 from any_images_rig import adapt, built_layer, log_in
 from docker_rig import build, docker, remove_image, unique_name
