@@ -62,7 +62,8 @@ def mutate_image(
     `repo_tag` is another name for `existing_repo_tag`; without `new_repo_tag` its tag gets an ending with the version.
     """
     existing = existing_repo_tag or repo_tag
-    new = new_repo_tag or f"{existing}-longshore-{version}"
+    source = ImageReference.parse(existing)
+    new = new_repo_tag or f"{source.address}:{source.tag or 'latest'}-longshore-{version}"
     with _registries() as repository_of:
         _plan(repository_of, existing, new, layer, lambda _: dict(env_vars), _say_nothing).push(_say_nothing)
     return new

@@ -63,7 +63,8 @@ _FOR_THE_ALGORITHM = ("AWS_", "SAGEMAKER_")
 _ALSO_FOR_THE_ALGORITHM = {"LOG_LEVEL", "OUTPUT_KMS_KEY_ID", "EXPECTED_BUCKET_OWNER", "REQUESTS_CA_BUNDLE"}
 """Variables of a stranger's image that were meant for its program; our S3 client and settings would take them too."""
 
-_NO_FILES = dict.fromkeys(("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"), "/dev/null")
+NO_FILE = "/dev/null"
+_NO_FILES = dict.fromkeys(("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"), NO_FILE)
 """A `credential_process` of a file in the image would be run by our S3 client, as root."""
 
 _CREATED_BY = "longshore adapt"
@@ -180,6 +181,7 @@ def adapted_config(
     }
     if not is_own:  # the engine would run it as root, beside the server and with the job's variables
         config.pop("Healthcheck", None)
+        config.pop("OnBuild", None)
     new = {**existing, "config": config}
     new["rootfs"] = {"type": "layers", **(existing.get("rootfs") or {}), "diff_ids": [*diff_ids(existing), diff_id]}
     if _has_whole_history(existing):

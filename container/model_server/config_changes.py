@@ -5,7 +5,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-FIELDS = ("Entrypoint", "Cmd", "User", "WorkingDir", "StopSignal")
+from .adaptation import KEPT
+
+FIELDS = ("Entrypoint", "Cmd", "User", "WorkingDir", "StopSignal", "Healthcheck", "OnBuild")
 
 
 def config_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
@@ -15,8 +17,16 @@ def config_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[
     for name, parts in (("Env", _variables), ("Labels", _labels)):
         had, has = parts(old), parts(new)
         for key in [*had, *(key for key in has if key not in had)]:
-            lines += _changed(f"{name} {json.dumps(key, ensure_ascii=False)[1:-1]}", had.get(key), has.get(key))
+            if key not in has and has.get(KEPT + key) == had[key]:
+                lines.append(f"- Env {_plain(key)}, which is for the image's program alone now")  # it may be a secret
+            elif not (key.startswith(KEPT) and had.get(key.removeprefix(KEPT)) == has.get(key)):
+                lines += _changed(f"{name} {_plain(key)}", had.get(key), has.get(key))
     return lines
+
+
+def _plain(key: str) -> str:
+    """Show a name as one that breaks no line."""
+    return json.dumps(key, ensure_ascii=False)[1:-1]
 
 
 def _changed(what: str, old: Any, new: Any) -> Iterator[str]:

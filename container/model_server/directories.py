@@ -5,7 +5,6 @@ What each task leaves in them is told, and removed if that is wished.
 
 import os
 import stat
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +13,7 @@ from typing import Self
 from .beneath import OPEN_FOLDER, open_folder
 from .folder import open_writable, remove
 from .logs import logger
-
-OURS = (Path(sys.prefix), Path(os.path.realpath(__file__)).parents[1])
-"""Where our Python and our program are: who may write there, or rename what is on the way there, is who we are."""
+from .own_files import OURS, leads_to
 
 
 def make_writable(paths: Iterable[Path], ours: Iterable[Path] = OURS) -> None:
@@ -31,10 +28,9 @@ def make_writable(paths: Iterable[Path], ours: Iterable[Path] = OURS) -> None:
             mode = stat.S_IMODE(path.stat().st_mode)
             if mode | 0o777 == mode:
                 continue
-            real = Path(os.path.realpath(path))
-            if any(real.is_relative_to(own) or own.is_relative_to(real) for own in ours):
+            if leads_to(path, ours):
                 logger.warning("Not every user can write to %s: it leads to the server's own files", path)
-            elif real != path and any(real.iterdir()):
+            elif path.is_symlink() and any(path.iterdir()):
                 logger.warning("Not every user can write to %s: it is a link to a folder that is in use", path)
             else:
                 path.chmod(mode | 0o777)  # no bit is taken away: /tmp stays sticky

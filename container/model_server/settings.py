@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
-from .adaptation import KEPT, OUR_PREFIXES, SET_BY_US
+from .adaptation import KEPT, NO_FILE, OUR_PREFIXES, SET_BY_US
 from .archive_limits import ArchiveLimits
 from .cpus import usable_cpus
 from .errors import SettingsInvalid
@@ -453,7 +453,8 @@ def _given_back(variables: Mapping[str, str], environ: Mapping[str, str]) -> dic
     The launcher (image/launch.c) and an adapted image's configuration do that. What the job sets under the name of one
     that was renamed goes before it, as it does in Docker.
     """
-    ours = {SET_BY_US, *environ.get(SET_BY_US, "").split()}
+    named = environ.get(SET_BY_US, "").split()
+    ours = {SET_BY_US, *(name for name in named if environ.get(name) == NO_FILE)}  # else the job has set it
     given: dict[str, str] = {}
     for name, value in variables.items():
         own = name.removeprefix(KEPT)

@@ -3,6 +3,7 @@
 A tarball is unpacked in a hidden folder, and its members appear under their names once it came whole.
 """
 
+import errno
 import os
 import stat
 import tempfile
@@ -30,6 +31,7 @@ from .errors import (
 from .folder import remove
 from .logs import logger
 from .lzma_stream import DictionaryTooLarge
+from .own_files import leads_to
 from .s3_faults import ObjectForbidden, ObjectMissing
 from .s3_uri import S3Address
 from .settings import Settings
@@ -93,6 +95,8 @@ def fetch_tarball(
 @contextmanager
 def _staging_in(folder: Path) -> Iterator[Path]:
     """Make a fresh folder in a folder, which is made too if it is missing; at the end remove what is left in it."""
+    if leads_to(folder):
+        raise PermissionError(errno.EPERM, "It leads to the server's own files")
     if not folder.is_dir():
         folder.mkdir(parents=True)
         folder.chmod(FOLDER_MODE)

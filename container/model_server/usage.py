@@ -10,7 +10,8 @@ Say what this image is to do:
   docker run IMAGE process [ARG ...]   run the program once, as a Processing job does
   docker run IMAGE invoke -f S3_URI    run a list of tasks
 
-The program is what ALGORITHM_ENTRYPOINT names, else /opt/algorithm/run. `docker run IMAGE longshore --help` says more.
+The program is the image's own command, or what ALGORITHM_ENTRYPOINT names, else /opt/algorithm/run.
+`docker run IMAGE longshore --help` says more.
 """
 
 

@@ -24,8 +24,19 @@ LAYERS = [
         "archive_limits",
     ],
     ["scoreboard", "setting_types", "user", "job_config", "faults", "zip_member", "s3_faults", "machine_limits"]
-    + ["beneath", "adaptation", "image_reference", "layer_file", "config_changes"],
-    ["image_manifest", "registry_http", "settings", "task", "immutable", "cancellation", "logs", "slot", "untar"],
+    + ["beneath", "adaptation", "image_reference", "layer_file", "own_files"],
+    [
+        "config_changes",
+        "image_manifest",
+        "registry_http",
+        "settings",
+        "task",
+        "immutable",
+        "cancellation",
+        "logs",
+        "slot",
+        "untar",
+    ],
     [
         "registry_credentials",
         "command",

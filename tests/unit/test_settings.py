@@ -405,7 +405,7 @@ def test_what_was_renamed_for_us_has_its_name_in_the_algorithms_environment() ->
         "LONGSHORE_KEPT_LD_PRELOAD": os.fsdecode(b"/lib\xff.so"),
         "AWS_CONFIG_FILE": "/dev/null",
         "LONGSHORE_KEPT_AWS_PROFILE": "the image's",
-        "TZ": "UTC0",
+        "TZ": "/dev/null",
         "LONGSHORE_SETS": "TZ AWS_CONFIG_FILE",
         "LONGSHORE_KEPT_TZ": "Mars/Base",
     }
@@ -420,6 +420,12 @@ def test_what_was_renamed_for_us_has_its_name_in_the_algorithms_environment() ->
     assert list(settings.environment.items()) == list(expected.items())
     assert os.fsencode(settings.environment["LD_PRELOAD"]) == b"/lib\xff.so"
     assert settings.job_environment == expected
+
+
+def test_what_the_job_sets_in_place_of_what_was_set_for_us_is_the_programs() -> None:
+    given = {"AWS_CONFIG_FILE": "/the/jobs", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null"}
+    given["LONGSHORE_SETS"] = " ".join(given)
+    assert Settings.from_env(given).job_environment == {"AWS_CONFIG_FILE": "/the/jobs"}
 
 
 def test_what_the_job_sets_goes_before_what_was_renamed_of_the_images() -> None:
