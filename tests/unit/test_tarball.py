@@ -797,6 +797,14 @@ def test_what_is_new_is_told_and_nothing_else_is_left(fetch: Fetch, target: Path
     assert (target / "before").read_text() == "content"
 
 
+def test_nothing_is_unpacked_where_a_link_leads_to_our_own_files(fetch: Fetch, tmp_path: Path) -> None:
+    (tmp_path / "model").symlink_to(Path(tarball.__file__).parent)
+    before = sorted(os.listdir(tmp_path / "model"))
+    with pytest.raises(TarballBroken):
+        fetch(tarred(file("f")), folder=tmp_path / "model")
+    assert sorted(os.listdir(tmp_path / "model")) == before
+
+
 @pytest.mark.usefixtures("umask")
 def test_a_folder_that_is_missing_is_made(fetch: Fetch, tmp_path: Path) -> None:
     made = tmp_path / "a" / "b"
