@@ -17,7 +17,7 @@ from typing import Any
 from . import VERSION
 from .adaptation import ConfigUnusable, NoCommand, adapted_config, get_new_env_vars, holds_our_layer
 from .config_changes import config_changes
-from .image_errors import CommandUndeclared, ImageBroken, LayerMissing, RegistryFailed, TargetByDigest
+from .image_errors import CommandUndeclared, ImageBroken, RegistryFailed, TargetByDigest
 from .image_manifest import (
     DOCKER_CONFIG,
     DOCKER_LAYER,
@@ -29,14 +29,13 @@ from .image_manifest import (
 )
 from .image_reference import ImageReference
 from .layer_file import GZIP, LayerFile
+from .layer_source import layer_at_hand
 from .registry import Registry, Repository
 from .registry_http import Http
 from .registry_image import RegistryImage
-from .settings import layer_file_of
 
 __all__ = ["adapt", "get_image_config", "get_new_env_vars", "mutate_image"]
 
-CHECKOUTS_LAYER = Path(__file__).parents[2] / "longshore-layer.tar.gz"
 LAYERS_AT_A_TIME = 4
 
 Say = Callable[[str], None]
@@ -64,15 +63,14 @@ def mutate_image(
     existing = existing_repo_tag or repo_tag
     source = ImageReference.parse(existing)
     new = new_repo_tag or f"{source.address}:{source.tag or 'latest'}-longshore-{version}"
-    with _registries() as repository_of:
-        _plan(repository_of, existing, new, layer, lambda _: dict(env_vars), _say_nothing).push(_say_nothing)
+    with _planned(existing, new, layer, lambda _: env_vars, _say_nothing) as plan:
+        plan.push(_say_nothing)
     return new
 
 
 def adapt(source: str, target: str, *, layer: Path | None, dry_run: bool, say: Say) -> str:
     """Adapt an image, and return what the command prints; `say` is told of each step. Raises ImageError."""
-    with _registries() as repository_of:
-        plan = _plan(repository_of, source, target, layer, get_new_env_vars, say)
+    with _planned(source, target, layer, get_new_env_vars, say) as plan:
         if dry_run:
             return "\n".join(plan.lines())
         return f"{plan.target.reference} {plan.push(say)}"
@@ -192,36 +190,39 @@ def _registries() -> Iterator[RepositoryOf]:
         yield repository_of
 
 
-def _plan(
-    repository_of: RepositoryOf,
+@contextmanager
+def _planned(
     source: str,
     target: str,
     layer: Path | None,
     variables: Callable[[Mapping[str, Any]], Mapping[str, str]],
     say: Say,
-) -> Plan:
+) -> Iterator[Plan]:
+    """Read what the image is, and plan for the block what it becomes."""
     to = ImageReference.parse(target)
     if to.digest:
         raise TargetByDigest(target)
-    image = RegistryImage.read(repository_of(ImageReference.parse(source)))
-    reference = image.repository.reference
-    say(f"Source: {reference}, {_counted(len(image.layers), 'layer')}, {_megabytes(image.size)}")
+    with _registries() as repository_of:
+        image = RegistryImage.read(repository_of(ImageReference.parse(source)))
+        reference = image.repository.reference
+        say(f"Source: {reference}, {_counted(len(image.layers), 'layer')}, {_megabytes(image.size)}")
+        with _faults_of(reference):
+            env_vars = variables(image.config)
+        with layer_at_hand(layer, say) as file:
+            with _faults_of(reference):
+                config = adapted_config(image.config, env_vars, diff_id=file.diff_id)
+            yield Plan(image, repository_of(to), file, config)
+
+
+@contextmanager
+def _faults_of(reference: ImageReference) -> Iterator[None]:
+    """Name the image in what is said of its config."""
     try:
-        env_vars = variables(image.config)
-        file = LayerFile.read(_layer_path(layer))
-        config = adapted_config(image.config, env_vars, diff_id=file.diff_id)
+        yield
     except NoCommand as error:
         raise CommandUndeclared(reference, str(error)) from None
     except ConfigUnusable as error:
         raise ImageBroken(reference, str(error)) from None
-    return Plan(image, repository_of(to), file, config)
-
-
-def _layer_path(named: Path | None) -> Path:
-    path = named or layer_file_of() or CHECKOUTS_LAYER
-    if not path.exists():
-        raise LayerMissing(path, "there is no such file")
-    return path
 
 
 def _until(ended: Event, chunks: Generator[bytes]) -> Generator[bytes]:

@@ -213,7 +213,8 @@ def process(settings: Settings, arguments: list[str]) -> int:
 def adapt(source: str, target: str, layer: Path | None, dry_run: bool) -> None:
     """Make an image in a registry one that SageMaker runs, and push it as TARGET. Nothing of it is pulled.
 
-    The layer is $LONGSHORE_LAYER unless it is named, or longshore-layer.tar.gz in the checkout.
+    The layer is $LONGSHORE_LAYER unless it is named. Without one it is that of the container in which this runs, or
+    longshore-layer.tar.gz in the checkout.
     """
     from .adapt import adapt as adapt_image
     from .image_errors import ImageError

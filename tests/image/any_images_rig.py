@@ -20,7 +20,6 @@ from docker_rig import (
     PROJECT,
     Ended,
     build,
-    build_arguments,
     docker,
     remove_image,
     run_once,
@@ -121,19 +120,6 @@ def adapt(source: str, target: str, layer: Path, config: Path) -> Ended:
     command = [sys.executable, ADAPT, source, target, "--layer", layer]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120)
     return Ended(done.returncode, done.stdout, done.stderr)
-
-
-@contextmanager
-def built_layer(file: Path) -> Iterator[Path]:
-    """Build the layer of this checkout, and have it in a file for the block."""
-    tag = unique_name()
-    build(tag, PROJECT, *build_arguments(), "--target", "layer")
-    try:
-        with file.open("wb") as stream:
-            subprocess.run(["docker", "run", "--rm", "--network", "none", tag, "layer"], stdout=stream, check=True)
-        yield file
-    finally:
-        remove_image(tag)
 
 
 def natural_report(image: str, folder: Path) -> Report:

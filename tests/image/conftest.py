@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from any_images_rig import IMAGES, AnyImage, any_image, built_layer
+from any_images_rig import IMAGES, AnyImage, any_image
 from docker_rig import (
     DEBIAN,
     PROJECT,
+    build,
     build_arguments,
     build_base,
     docker,
@@ -70,10 +71,21 @@ def authors_image(sample: str, base_image: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def layer_file(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def layer_image(engine: None) -> Iterator[str]:
+    """The image of this checkout that has nothing but the layer."""
+    tag = unique_name()
+    build(tag, PROJECT, *build_arguments(), "--target", "layer")
+    yield tag
+    remove_image(tag)
+
+
+@pytest.fixture(scope="session")
+def layer_file(layer_image: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The layer of this checkout, which `adapt` puts on top of images."""
-    with built_layer(tmp_path_factory.mktemp("layer") / "longshore-layer.tar.gz") as layer:
-        yield layer
+    file = tmp_path_factory.mktemp("layer") / "longshore-layer.tar.gz"
+    with file.open("wb") as stream:
+        subprocess.run(["docker", "run", "--rm", "--network", "none", layer_image, "layer"], stdout=stream, check=True)
+    return file
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -9,7 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,13 @@ class Registry:
     host: str
     user: str
     password: str
+    log: str = field(default="", repr=False)
+    """The file with a line for each request."""
+
+    def requests(self, method: str, part: str) -> list[str]:
+        """Return the address of each request of a method, if this is in it, and the status of its answer."""
+        found = re.findall(rf'"{method} (\S+) HTTP/1.1" ([0-9]+)', Path(self.log).read_text())
+        return [f"{address} {status}" for address, status in found if part in address]
 
     def manifest(self, repository: str, reference: str) -> tuple[str, str, Any]:
         """Return the type, the digest and the content of a manifest."""
@@ -101,12 +109,13 @@ def running_registry(folder: Path, user: str, password: str) -> Iterator[Registr
     encrypted = subprocess.run(["perl", "-e", BCRYPT, password], stdout=subprocess.PIPE, text=True, check=True).stdout
     (folder / "passwords").write_text(f"{user}:{encrypted}\n")
     (folder / "config.yml").write_text(CONFIG.format(folder=folder, host=host))
-    with subprocess.Popen(
-        [program, "serve", folder / "config.yml"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
+    with (
+        (folder / "requests.log").open("wb") as log,
+        subprocess.Popen([program, "serve", folder / "config.yml"], stdout=log, stderr=subprocess.DEVNULL) as process,
+    ):
         try:
             eventually(lambda: answers(host), "the registry answers")
-            yield Registry(host, user, password)
+            yield Registry(host, user, password, log.name)
         finally:
             process.terminate()
 

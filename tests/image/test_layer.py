@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,10 +44,6 @@ OPTIONS = {
 }
 
 
-def build_layer(tag: str, *arguments: str) -> None:
-    build(tag, PROJECT, *build_arguments(), "--target", "layer", *arguments)
-
-
 def layer_of(image: str) -> bytes:
     """Return the tarball that an image's `layer` command writes."""
     done = subprocess.run(["docker", "run", "--rm", image, "layer"], capture_output=True, timeout=120)
@@ -56,15 +51,6 @@ def layer_of(image: str) -> bytes:
     digest = f"sha256:{hashlib.sha256(done.stdout).hexdigest()}"
     assert done.stderr.decode().startswith(f"{digest}, {len(done.stdout)} bytes")
     return done.stdout
-
-
-@pytest.fixture(scope="module")
-def layer_image(base_image: str) -> Iterator[str]:
-    """The image of the target `layer`; after the base image, whose build stage it has."""
-    tag = unique_name()
-    build_layer(tag)
-    yield tag
-    remove_image(tag)
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +173,7 @@ def test_two_builds_from_nothing_make_the_same_layer() -> None:
     for _ in range(2):
         tag = unique_name()
         try:
-            build_layer(tag, "--no-cache")
+            build(tag, PROJECT, *build_arguments(), "--target", "layer", "--no-cache")
             digests.add(hashlib.sha256(layer_of(tag)).hexdigest())
         finally:
             remove_image(tag)

@@ -54,6 +54,7 @@ LAYERS = [
     [
         "registry_faults",
         "registry_login",
+        "layer_source",
         "children",
         "directories",
         "linked_input",
