@@ -31,9 +31,9 @@ OCI_NAMES = {
 CONFIG = """
 version: 0.1
 log: {{level: error}}
-storage: {{filesystem: {{rootdirectory: "{folder}/images"}}}}
+storage: {{filesystem: {{rootdirectory: "{images}"}}}}
 http: {{addr: "{host}"}}
-auth: {{htpasswd: {{realm: images, path: "{folder}/passwords"}}}}
+auth: {auth}
 """
 BCRYPT = "print crypt($ARGV[0], q($2b$05$) . q(.) x 22)"
 """In Perl, which every Debian has: the only way of writing passwords that the registry reads."""
@@ -48,6 +48,10 @@ class Registry:
     password: str
     log: str = field(default="", repr=False)
     """The file with a line for each request."""
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.log).parent
 
     def requests(self, method: str, part: str) -> list[str]:
         """Return the address of each request of a method, if this is in it, and the status of its answer."""
@@ -101,14 +105,17 @@ class Registry:
 
 
 @contextmanager
-def running_registry(folder: Path, user: str, password: str) -> Iterator[Registry]:
-    """Run a registry for the block, whose images are in a folder."""
+def running_registry(
+    folder: Path, user: str, password: str, auth: str = "", images: Path | None = None
+) -> Iterator[Registry]:
+    """Run a registry for the block, whose images are in a folder; `auth` is how it asks who comes, if not itself."""
     program = shutil.which("docker-registry")
     assert program, "There is no docker-registry: ./tests/run.sh installs it where it may"
     host = f"127.0.0.1:{free_port()}"
     encrypted = subprocess.run(["perl", "-e", BCRYPT, password], stdout=subprocess.PIPE, text=True, check=True).stdout
     (folder / "passwords").write_text(f"{user}:{encrypted}\n")
-    (folder / "config.yml").write_text(CONFIG.format(folder=folder, host=host))
+    auth = auth or f'{{htpasswd: {{realm: images, path: "{folder}/passwords"}}}}'
+    (folder / "config.yml").write_text(CONFIG.format(images=images or folder / "images", host=host, auth=auth))
     with (
         (folder / "requests.log").open("wb") as log,
         subprocess.Popen([program, "serve", folder / "config.yml"], stdout=log, stderr=subprocess.DEVNULL) as process,

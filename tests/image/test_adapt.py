@@ -2,14 +2,16 @@
 
 import json
 import uuid
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from any_images_rig import adapt, log_in
 from docker_rig import Ended, run_once
-from registry import DOCKER_MANIFEST, Registry
+from registry import DOCKER_MANIFEST, Registry, running_registry
+from token_server import TokenServer, running_token_server
 
 from model_server.adapt import get_image_config, get_new_env_vars, mutate_image
 from small_images import SmallImage, digest_of, index_of, layer_of
@@ -126,6 +128,38 @@ def test_the_functions_are_called_as_sagemaker_shims_are(caller: Caller) -> None
     assert {f"{name}={value}" for name, value in env_vars.items()} <= set(pushed["config"]["Env"])
     assert env_vars["GRAND_CHALLENGE_COMPONENT_USER"] == "1000"
     assert caller.adapt(caller.image("a"), caller.image("b")) == caller.pushed("a", "1-adapted")[0]
+
+
+@pytest.fixture
+def tokens(registry: Registry) -> Iterator[TokenServer]:
+    with running_token_server(registry.user, registry.password) as tokens:
+        yield tokens
+
+
+@pytest.fixture
+def strict(registry: Registry, tokens: TokenServer, tmp_path: Path) -> Iterator[Registry]:
+    """A registry of the same images that wants a token for each thing that is done."""
+    folder = tmp_path / "strict"
+    folder.mkdir()
+    user = registry.user, registry.password
+    with running_registry(folder, *user, tokens.auth(folder), registry.folder / "images") as strict:
+        yield strict
+
+
+def test_a_registry_that_wants_tokens_gets_no_more_than_it_needs_to_know(
+    caller: Caller, strict: Registry, tokens: TokenServer
+) -> None:
+    """It checks what a token is good for: also a mount is let through."""
+    caller.put("a", SmallImage())
+    log_in(strict, caller.folder)
+    strictly = replace(caller, registry=strict)
+    digest = strictly.adapt(strictly.image("a"), strictly.image("b"))
+    assert caller.pushed("b")[0] == digest
+    mounted = [request.rpartition(" ")[2] for request in strict.requests("POST", "/uploads/?mount=")]
+    assert mounted == ["401", "201"]
+    source, target = (f"repository:{caller.name}/{repository}" for repository in ("a", "b"))
+    scopes = [[f"{source}:pull"], [f"{target}:pull,push"], [f"{target}:pull,push", f"{source}:pull"]]
+    assert sorted(tokens.asked) == sorted(scopes)  # each once
 
 
 def adapt_in_container(caller: Caller, image: str, *options: str) -> Ended:
