@@ -263,7 +263,8 @@ class Repository:
             raise self._unreachable(fault) from fault
 
     def _refusal(self, action: str, response: Response, body: bytes) -> ImageError:
-        return refusal(action, self.reference, response.status, body, self._registry.login.is_anonymous)
+        is_anonymous = response.status in (401, 403) and self._registry.login.is_anonymous
+        return refusal(action, self.reference, response.status, body, is_anonymous)
 
     def _unreachable(self, fault: BaseException) -> ImageError:
         return RegistryUnreachable(self._registry.host, in_words(fault))

@@ -175,6 +175,14 @@ def test_a_key_ring_is_asked_through_its_program(registry: StandIn, adapt: Any, 
     )
 
 
+def test_docker_is_not_asked_who_we_are_before_a_registry_does(registry: StandIn, adapt: Any, login: Any) -> None:
+    """What Docker names may not be there, as in a container of somebody else's computer."""
+    login({"credsStore": "no-such-ring"})
+    SmallImage().put(registry, "image", "1")
+    assert "There is no image" in error_of(adapt(f"{registry.host}/image:2", f"{registry.host}/image:3"))
+    assert adapt(f"{registry.host}/image:1", f"{registry.host}/image:2").returncode == 0
+
+
 def test_credentials_do_not_follow_a_redirect(registry: StandIn, other: StandIn, adapt: Any, login: Any) -> None:
     """The blobs of many registries are in a store of another name."""
     image = SmallImage()
