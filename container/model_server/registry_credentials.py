@@ -46,6 +46,11 @@ class Credentials:
         return "Basic " + base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
 
 
+def how_to_log_in(host: str) -> str:
+    """Return the command; Docker Hub's has no host, for Docker keeps that login under another name."""
+    return "docker login" if host == DOCKER_HUB else f"docker login {host}"
+
+
 def credentials_for(host: str) -> Credentials | None:
     """Find who we are to a registry: None is nobody in particular. Raises CredentialsUnusable."""
     ecr = ECR.fullmatch(host)
@@ -138,7 +143,8 @@ def _of_entry(host: str, file: Path, entry: Mapping[str, Any]) -> Credentials | 
         except (binascii.Error, ValueError, TypeError):
             is_readable = False
     if not is_readable:
-        raise CredentialsUnusable(host, f"{file} has none that can be read", f"Log in again: docker login {host}")
+        hint = f"Log in again: {how_to_log_in(host)}"
+        raise CredentialsUnusable(host, f"{file} has none that can be read", hint)
     if not token and not user:
         return None
     return Credentials(user, password.rstrip("\0"), token)

@@ -13,7 +13,7 @@ from .image_errors import (
     TagImmutable,
 )
 from .image_reference import ImageReference
-from .registry_credentials import ECR
+from .registry_credentials import ECR, how_to_log_in
 
 PULL, PUSH = "pull", "push"
 
@@ -64,10 +64,9 @@ def _not_allowed(action: str, reference: ImageReference, words: str, anonymous: 
         named = re.findall(r"\becr:[A-Z]\w+", words)  # and not ecr:eu-west-1, of an ARN
         rights = " and ".join(dict.fromkeys(named)) or ECR_RIGHTS[action]
         return NotAllowed(action, reference.address, words, f"For ECR it needs {rights}.")
-    registry = "" if reference.address.startswith("docker.io/") else f" {reference.host}"
     hint = "Is it the right user, and its name right?"
     if anonymous:
-        hint = f"Nobody is logged in there: docker login{registry}"
+        hint = f"Nobody is logged in there: {how_to_log_in(reference.host)}"
     return NotAllowed(action, reference.address, words, hint)
 
 

@@ -11,7 +11,7 @@ from urllib.parse import urlencode, urlsplit
 import urllib3
 
 from .image_errors import CredentialsUnusable, RegistryFailed, RegistryUnreachable
-from .registry_credentials import Credentials, credentials_for
+from .registry_credentials import Credentials, credentials_for, how_to_log_in
 from .registry_http import Http, content, in_words, is_confidential
 
 DEFAULT_TOKEN_SECONDS = 60
@@ -115,7 +115,7 @@ class Login:
         except urllib3.exceptions.HTTPError as fault:
             raise RegistryUnreachable(server, in_words(fault)) from fault
         if response.status in (400, 401, 403):
-            hint = f"Log in again: docker login {self._host}"
+            hint = f"Log in again: {how_to_log_in(self._host)}"
             raise CredentialsUnusable(self._host, f"its token server refuses them ({response.status})", hint)
         if response.status != 200:
             raise RegistryFailed(server, f"it answers {response.status} to who wants a token")

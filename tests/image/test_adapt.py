@@ -163,8 +163,10 @@ def test_a_registry_that_wants_tokens_gets_no_more_than_it_needs_to_know(
 
 
 def adapt_in_container(caller: Caller, image: str, *options: str) -> Ended:
-    mounts = ["--network", "host", "--volume", f"{caller.folder}:/login:ro", "--env", "DOCKER_CONFIG=/login"]
-    return run_once(image, "adapt", caller.image("a"), caller.image("b"), options=[*mounts, *options])
+    """Run it as the README says, and so that it reaches a registry on loopback."""
+    login = ["--volume", f"{caller.folder}/config.json:/config.json:ro", "--env", "DOCKER_CONFIG=/"]
+    names = caller.image("a"), caller.image("b")
+    return run_once(image, "adapt", *names, options=["--network", "host", *login, *options])
 
 
 @pytest.mark.parametrize("options", [[], ["--read-only", "--cap-drop", "ALL", "--user", "1000"]])
@@ -172,7 +174,6 @@ def test_the_image_that_holds_the_layer_adapts_others_with_it(
     caller: Caller, layer_image: str, layer_file: Path, options: list[str]
 ) -> None:
     """It needs no file, nor a folder to write to."""
-    caller.folder.chmod(0o755)
     caller.put("a", SmallImage())
     done = adapt_in_container(caller, layer_image, *options)
     assert done.code == 0, done.stderr

@@ -123,6 +123,11 @@ def test_a_file_that_is_damaged_is_named(folder: Path, text: str, why: str) -> N
     assert why in refusal_of(HOST)
 
 
+def test_docker_hubs_login_is_under_another_name(logins: Callable[[Any], None]) -> None:
+    logins({"auths": {HUB_KEY: {"auth": "%"}}})
+    assert refusal_of(DOCKER_HUB).endswith("Log in again: docker login")
+
+
 @pytest.mark.parametrize(
     ("script", "expected"),
     [
