@@ -43,8 +43,7 @@ class ImageReference:
         repository, has_tag, tag = repository.partition(":")
         if has_tag and not TAG.fullmatch(tag):
             raise ReferenceInvalid(text, f"{tag!r} can not be a tag")
-        host = HOST.fullmatch(first)
-        if not host or int(host["port"] or 1) not in PORTS:
+        if not _is_host(first):
             raise ReferenceInvalid(text, f"{first!r} can not be a registry")
         if first in HUB_NAMES:
             first = DOCKER_HUB
@@ -84,6 +83,21 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(name.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def _is_host(text: str) -> bool:
+    found = HOST.fullmatch(text)
+    if not found or int(found["port"] or 1) not in PORTS:
+        return False
+    return not text.startswith("[") or _is_ipv6(found["name"].strip("[]"))
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _without_password(text: str) -> str:

@@ -67,6 +67,8 @@ def test_it_is_shown_in_full(text: str, shown: str) -> None:
         ("somebody:secret@ghcr.io/image", "no sha256 digest"),
         ("-.io/image", "'-.io' can not be a registry"),
         ("host:port/image", "'host:port' can not be a registry"),
+        ("[:::]/image", "'[:::]' can not be a registry"),
+        ("[127.0.0.1]/image", "'[127.0.0.1]' can not be a registry"),
         ("host:0/image", "'host:0' can not be a registry"),
         ("host:65536/image", "'host:65536' can not be a registry"),
     ],
