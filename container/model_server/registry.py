@@ -23,6 +23,7 @@ from .registry_http import (
     discard,
     in_words,
     is_confidential,
+    led_to,
     origin,
 )
 from .registry_login import Login
@@ -251,7 +252,7 @@ class Repository:
 
     def _place(self, response: Response) -> str:
         """Return where an upload goes on."""
-        place = urljoin(f"{self.reference.url}/", response.headers.get("Location", ""))
+        place = led_to(f"{self.reference.url}/", response.headers.get("Location", ""))
         if not response.headers.get("Location") or not is_confidential(place):
             raise RegistryFailed(self._registry.host, "it does not say where an upload goes on")
         return place

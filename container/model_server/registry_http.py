@@ -84,7 +84,7 @@ class Http:
             if response.status not in (301, 302, 303, 307, 308) or method not in ("GET", "HEAD") or not place:
                 return response
             discard(response)
-            url = urljoin(url, place)
+            url = led_to(url, place)
             if not is_confidential(url):
                 raise RegistryFailed(urlsplit(home).netloc, "it leads to an address that is not encrypted")
         raise RegistryFailed(urlsplit(home).netloc, "it leads from one address to the next without end")
@@ -132,8 +132,20 @@ def origin(url: str) -> str:
     return f"{parts.scheme}://{parts.hostname}:{port}"
 
 
+def led_to(url: str, place: str) -> str:
+    """Return the address that an answer from another leads to; "" is for what can be none."""
+    try:
+        return urljoin(url, place)
+    except ValueError:
+        return ""
+
+
 def is_confidential(url: str) -> bool:
-    """Say whether what goes to an address is encrypted, or stays on this machine."""
+    """Say whether what goes to an address is encrypted, or stays on this machine; no address is neither."""
+    try:
+        origin(url)
+    except ValueError:
+        return False
     parts = urlsplit(url)
     return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
 

@@ -271,6 +271,19 @@ def test_what_is_wrong_is_said_in_one_line(registry: StandIn, adapt: Any) -> Non
     assert not registry.seen("POST", "")
 
 
+@pytest.mark.parametrize("place", ["http://[::", "http://example.com:port/", "http://example.com/", "ftp://127.0.0.1/"])
+def test_a_registry_that_leads_astray_is_not_followed(registry: StandIn, adapt: Any, place: str) -> None:
+    """To an address that is none, or where nothing is encrypted."""
+    SmallImage().put(registry, "image", "1")
+    names = f"{registry.host}/image:1", f"{registry.host}/other:1"
+    registry.answers = {"GET": [(307, {"Location": place}, b"")]}
+    assert "it leads to an address that is not encrypted" in error_of(adapt(*names))
+    registry.answers = {"GET": [(401, {"WWW-Authenticate": f'Bearer realm="{place}"'}, b"")]}
+    assert "the token server that it names is not encrypted" in error_of(adapt(*names))
+    registry.answers = {"POST": [(202, {"Location": place}, b"")] * 2}
+    assert "it does not say where an upload goes on" in error_of(adapt(*names))
+
+
 def test_a_layer_that_is_none_is_refused(registry: StandIn, adapt: Any, tmp_path: Path) -> None:
     SmallImage().put(registry, "image", "1")
     names = f"{registry.host}/image:1", f"{registry.host}/image:2"
