@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
 """Adapt an image in a registry with `adapt`, with skopeo and umoci, and with Docker, and print what each takes.
 
-    python tests/benchmarks/adapt.py [--ways adapt,skopeo,docker] [--rounds 5] [--layers 5] [--megabytes 51]
-        [--layer FILE]
+    python tests/benchmarks/adapt.py [--beside skopeo docker] [--rounds 5] [--layers 5] [--megabytes 51] [--layer FILE]
 
 The image and its registry are made up, on loopback. A first round goes through a relay that counts bytes; the others
-are timed, the ways in turn. Exits with 1 when a way does not make of the image what the first of them does. Needs
-docker-registry, skopeo and umoci, as Debian has them, and a Docker engine.
+are timed, the ways in turn. Exits with 1 when a way does not make of the image what `adapt` does. Needs Debian's
+docker-registry, skopeo and umoci, and a Docker engine.
 """
 
 import argparse
@@ -22,7 +21,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -45,7 +44,7 @@ CHUNK_BYTES = 1 << 18
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5, help="that are timed")
-    parser.add_argument("--ways", default=",".join(WAYS), help="which, with commas between them; adapt is the first")
+    parser.add_argument("--beside", nargs="*", choices=OTHERS, default=list(OTHERS), help="the other ways")
     parser.add_argument("--layers", type=int, default=5, help="of the image")
     parser.add_argument("--megabytes", type=int, default=51, help="of each of its layers, which can not be compressed")
     parser.add_argument("--layer", type=Path, help="Longshore's, of `build_local.sh --layer`; without it, it is built")
@@ -54,14 +53,15 @@ def main() -> int:
         folder = Path(name)
         os.environ["DOCKER_CONFIG"] = str(folder)
         with nullcontext(options.layer) if options.layer else built_layer(folder / "layer.tar.gz") as layer:
-            ways = [WAYS[way](folder, layer.absolute()) for way in options.ways.split(",")]
+            kinds: list[type[Way]] = [Adapt, *(OTHERS[name] for name in options.beside)]
+            ways = [kind(folder, layer.absolute()) for kind in kinds]
             with registry_in(folder) as registry:
                 put_noise(registry, options.layers, options.megabytes * MEGABYTE)
             return compare(ways, folder, options.rounds)
 
 
 def compare(ways: Sequence["Way"], folder: Path, rounds: int) -> int:
-    """Print a table, and return the exit code."""
+    """Print a table, and return the exit code; the first way is what the others are compared with."""
     seconds: dict[Way, list[float]] = {way: [] for way in ways}
     traffics: dict[Way, Traffic] = {}
     made: dict[Way, Any] = {}
@@ -124,7 +124,7 @@ def what_is_made(registry: Registry, repository: str) -> Any:
 # -- the registry
 
 
-def registry_in(folder: Path) -> Any:
+def registry_in(folder: Path) -> AbstractContextManager[Registry]:
     return running_registry(folder, "images", "open sesame")
 
 
@@ -262,6 +262,7 @@ class Docker(Way):
 
     name = "docker"
     _images: tuple[str, ...] = ()
+    _layer_image = ""
 
     def prepare(self, made: Any) -> None:
         self._layer_image = unique_name()
@@ -289,7 +290,8 @@ class Docker(Way):
 
     def close(self) -> None:
         self.clear()
-        remove_image(self._layer_image)
+        if self._layer_image:
+            remove_image(self._layer_image)
 
 
 def assignments(instruction: str, pairs: Iterable[Sequence[str]]) -> list[str]:
@@ -301,7 +303,7 @@ def call(*command: str | Path) -> None:
     assert done.returncode == 0, f"{command[0]} failed:\n{done.stderr[-3000:]}"
 
 
-WAYS = {"adapt": Adapt, "skopeo": SkopeoAndUmoci, "docker": Docker}
+OTHERS: dict[str, type[Way]] = {"skopeo": SkopeoAndUmoci, "docker": Docker}
 
 
 if __name__ == "__main__":

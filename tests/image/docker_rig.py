@@ -220,7 +220,7 @@ def run_once(image: str, *command: str, options: Sequence[str] = ()) -> Ended:
     name = unique_name()
     words = ["docker", "run", "--rm", "--name", name, *options, image, *command]
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=300)
     finally:
         subprocess.run(["docker", "rm", "--force", "--volumes", name], capture_output=True)
     return Ended(done.returncode, done.stdout, done.stderr)
