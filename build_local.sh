@@ -154,7 +154,8 @@ build_image() {
 put_on_top() {
   # shellcheck disable=SC2086 # words
   build_layer $arguments_on_top
-  printf '%s\n' "FROM $work-author" "COPY --from=$work-layer / /" | build "$work-whole" - ||
+  # No pipe: what is only printed would close it before all is written.
+  build "$work-whole" - <<<"FROM $work-author"$'\n'"COPY --from=$work-layer / /" ||
     die "Longshore could not be put on top of $directory's image; docker says why above."
 }
 
