@@ -13,7 +13,8 @@ RUN /build/install-build-tools
 # For networks that have a certificate or a package index of their own.
 ARG PIP_CERT
 ARG PIP_INDEX_URL
-COPY requirements.txt image/make_runtime.py image/image_paths.py image/sbom.py image/launch.c image/nginx_users.c /build/
+COPY requirements.txt image/make_runtime.py image/image_paths.py image/sbom.py /build/
+COPY image/launch.c image/become.c image/nginx_users.c /build/
 RUN build-python -BEs /build/make_runtime.py
 
 COPY image/make-program /build/

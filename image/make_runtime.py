@@ -4,7 +4,7 @@ Runs in the build stage of the Dockerfile, by the Python that is copied. The res
 is a copy of that Python, with the C library and the dynamic linker too, so that it works in any image for Linux, one
 that is empty included, and nothing of the image reaches it, apart from what IMAGES_OWN names:
 
-    bin/        python3, nginx; the launcher goes there under the names of the commands
+    bin/        python3, nginx, what starts the algorithm; the launcher goes there under the names of the commands
     lib/        the dynamic linker and shared libraries; python3.X/site-packages: what requirements.txt names
     python/     the Python that the environment is made from
     etc/        what is read in place of an image's /etc
@@ -46,6 +46,9 @@ AWS_SERVICES = {"s3", "sts", "sso", "sso-oidc", "ecr"}
 LOADED_BY_GLIBC = ("libgcc_s.so.1",)
 """No program names it, but threads can't be ended without it."""
 
+BECOME = "longshore-become"
+"""The name that model_server/spawn.py knows."""
+
 COMPILER_OPTIONS = ("-std=c11", "-Os", "-Wall", "-Wextra", "-Werror")
 
 NSS = "passwd: files\ngroup: files\nhosts: files dns\n"
@@ -57,12 +60,13 @@ def main(build: Path, target: Path) -> None:
     wheels = install_packages(build, target)
     shutil.copy(NGINX, target / "bin/nginx")
     loader, libraries = copy_libraries(target / "lib", list(programs(target)))
-    musl = compile_launcher(build)
+    musl = compile_static(build)
     packages = debian_packages([os.path.realpath(sys.executable), NGINX, *libraries, *copied_modules(target), musl])
     copy_licenses(target / "licenses", packages)
     write_sbom(target, packages, wheels)
     for path in list(programs(target)):
         make_independent(path, target / "lib", loader)
+    shutil.copy(build / BECOME, target / "bin")  # it needs no libraries to be found
     give_users(target / "bin/nginx", build, target / "lib")
     for path in [target / "bin/nginx", *(target / "lib").glob("*.so*")]:
         forget_image(path)
@@ -140,9 +144,13 @@ def copy_libraries(target: Path, users: list[Path]) -> tuple[str, list[str]]:
     return os.path.basename(linker), list(found.values())
 
 
-def compile_launcher(build: Path) -> str:
-    """Compile what /longshore/bin's commands are, and return where the C library is that becomes a part of it."""
-    run("musl-gcc", "-static", "-s", *COMPILER_OPTIONS, "-o", build / "launch", build / "launch.c")
+def compile_static(build: Path) -> str:
+    """Compile what /longshore/bin's commands are, and what starts the algorithm as its user.
+
+    Returns where the C library is that becomes a part of both.
+    """
+    for name, source in (("launch", "launch.c"), (BECOME, "become.c")):
+        run("musl-gcc", "-static", "-s", *COMPILER_OPTIONS, "-o", build / name, build / source)
     return f"/usr/lib/{run('gcc', '-dumpmachine').strip().replace('-gnu', '-musl')}/libc.a"
 
 

@@ -34,6 +34,7 @@ main() {
   need_packages requirements.txt local-test/requirements.txt tests/requirements.txt
   # Its package is for another Python only; it runs on this one all the same.
   venv=$checkout/.venv-shim PIP_IGNORE_REQUIRES_PYTHON=1 need_packages tests/compat/requirements.txt tests/compat/shim.txt
+  need_become
   left_out=()
   not_audited=
   ! wants_image_tests "$@" || need_image_tools
@@ -71,6 +72,12 @@ wants_image_tests() {
     esac
   done
   [[ $others == no ]]
+}
+
+# What starts the algorithm as its user in the image, where there is a compiler; without it Python changes user.
+need_become() {
+  local source=$checkout/image/become.c program=$venv/bin/longshore-become
+  [[ $program -nt $source ]] || ! command -v cc >/dev/null || cc -std=c11 -O2 -o "$program" "$source"
 }
 
 # An engine, a registry, the command that the SageMaker SDK starts containers with, and two clients that no one here

@@ -1,11 +1,9 @@
 """The algorithm's program: what is started, as whom, in which environment and within which memory."""
 
 import errno
-import resource
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Self
 
 from .errors import (
@@ -19,6 +17,7 @@ from .errors import (
 from .machine_limits import is_refusal
 from .memory_order import first_to_end
 from .settings import Settings
+from .spawn import spawn
 from .user import SAME_USER, User, home_of, look_up
 
 MEGABYTE = 1024 * 1024
@@ -58,18 +57,7 @@ class Program:
         environment = dict(self.environment) | ({"HOME": home} if home is not None else {})
         try:
             with first_to_end() as note_pid:
-                process = subprocess.Popen(
-                    self.argv,
-                    stdin=subprocess.DEVNULL,
-                    stdout=stdout,
-                    stderr=subprocess.PIPE,
-                    env=environment,
-                    start_new_session=True,
-                    user=user.uid,
-                    group=user.gid,
-                    extra_groups=user.groups if user != SAME_USER and self.set_groups else None,
-                    preexec_fn=partial(_limit_data, self.data_bytes) if self.data_bytes else None,
-                )
+                process = spawn(self.argv, environment, user, self.set_groups, self.data_bytes, stdout)
                 note_pid(process.pid)
                 return process
         except FileNotFoundError as error:
@@ -84,11 +72,3 @@ class Program:
             if is_refusal(error):
                 raise AlgorithmNotStarted from error
             raise (ArgumentsUnusable if error.errno == errno.E2BIG else CommandNotRunnable) from error
-
-
-def _limit_data(limit: int) -> None:
-    """Limit the new process; between fork and exec, so nothing but these system calls may happen here."""
-    _, highest = resource.getrlimit(resource.RLIMIT_DATA)
-    if highest != resource.RLIM_INFINITY:
-        limit = min(limit, highest)
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))

@@ -131,8 +131,12 @@ def test_the_linker_and_the_c_library_know_no_file_of_an_image_but_four(layer: P
 
 def test_the_launcher_is_static_and_has_the_name_of_each_command(layer: Path) -> None:
     commands = {path.name for path in (PROJECT / "container").iterdir() if path.is_file() and not path.suffix}
-    assert {path.name for path in (layer / "longshore/bin").iterdir()} == commands | {"python3", "nginx"}
-    for name in commands:
+    assert {path.name for path in (layer / "longshore/bin").iterdir()} == commands | {
+        "python3",
+        "nginx",
+        "longshore-become",
+    }
+    for name in (*commands, "longshore-become"):
         told = told_of(layer / "longshore/bin" / name)
         assert "INTERP" not in told
         assert "NEEDED" not in told

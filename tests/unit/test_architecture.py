@@ -36,6 +36,7 @@ LAYERS = [
         "logs",
         "slot",
         "untar",
+        "spawn",
     ],
     [
         "registry_credentials",
