@@ -13,13 +13,22 @@ ORPHANS_SECONDS = 5.0
 def own_children() -> set[int]:
     """Return the pids of all our children, of whichever thread; the kernel gives orphans to the first one."""
     children: set[int] = set()
+    try:
+        _any_ended()
+    except ChildProcessError:  # there are none, which needs no look at each of our threads
+        return children
     for thread in os.listdir("/proc/self/task"):
         with (
             suppress(FileNotFoundError, ProcessLookupError),  # the thread may have ended
-            open(f"/proc/self/task/{thread}/children") as file,
+            open(f"/proc/self/task/{thread}/children", "rb", buffering=0) as file,
         ):
-            children.update(map(int, file.read().split()))
+            children.update(map(int, file.readall().split()))
     return children
+
+
+def _any_ended() -> bool:
+    """Say whether any child has ended and is not reaped; raises ChildProcessError where there is no child at all."""
+    return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def any_orphans(but: Collection[int] = ()) -> bool:
@@ -30,9 +39,12 @@ def any_orphans(but: Collection[int] = ()) -> bool:
 
 def reap_orphans(but: Collection[int]) -> None:
     """Reap all children that have ended, but for those that somebody waits for."""
-    for pid in own_children().difference(but):
-        with suppress(ChildProcessError):
-            os.waitpid(pid, os.WNOHANG)
+    with suppress(ChildProcessError):
+        if not _any_ended():
+            return
+        for pid in own_children().difference(but):
+            with suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
 
 
 def end_orphans(but: Collection[int] = ()) -> int:

@@ -61,6 +61,8 @@ def stage_in(
     Raises an InputError that names the first input at fault, DiskFull, FoldersNotReset, a storage error, or the
     cancellation's reason.
     """
+    if not task.inputs:
+        return
     started = time.monotonic()
     try:
         staging = _make_staging(folder)

@@ -8,9 +8,9 @@ import pytest
 
 from model_server.cancellation import Cancellation
 from model_server.client import watched
-from model_server.errors import ClientLeft
+from model_server.errors import ClientLeft, Interrupted
 
-from .waiting import wait_until
+from .waiting import DEADLINE_SECONDS, open_descriptors, wait_until
 
 
 @pytest.fixture
@@ -65,11 +65,43 @@ def test_a_client_that_sends_more_is_still_there_and_its_bytes_are_left_alone(
 def test_without_a_connection_there_is_nothing_to_watch() -> None:
     cancellation = Cancellation()
     with watched(None, cancellation):
-        assert not [thread for thread in threading.enumerate() if thread.name == "client"]
+        assert cancellation.reason is None
     assert cancellation.reason is None
 
 
 def test_the_watch_ends_with_its_block_also_after_a_fault(pair: tuple[socket.socket, socket.socket]) -> None:
-    with pytest.raises(ValueError, match="x"), watched(pair[0], Cancellation()):
+    ours, theirs = pair
+    cancellation = Cancellation()
+    with pytest.raises(ValueError, match="x"), watched(ours, cancellation):
         raise ValueError("x")
-    assert not [thread for thread in threading.enumerate() if thread.name == "client"]
+    theirs.close()
+    assert cancellation.reason is None
+
+
+@pytest.mark.parametrize("as_child", [False, True])
+def test_whoever_waits_for_the_word_to_end_is_woken_by_a_client_that_leaves(
+    pair: tuple[socket.socket, socket.socket], as_child: bool
+) -> None:
+    ours, theirs = pair
+    cancellation = Cancellation()
+    waiting = Cancellation(cancellation) if as_child else cancellation
+    with watched(ours, cancellation):
+        threading.Timer(0.02, theirs.close).start()
+        with pytest.raises(ClientLeft):
+            waiting.wait(DEADLINE_SECONDS * 10)
+
+
+def test_another_word_to_end_is_heard_beside_a_client_that_stays(pair: tuple[socket.socket, socket.socket]) -> None:
+    cancellation = Cancellation()
+    with watched(pair[0], cancellation):
+        threading.Timer(0.02, cancellation.cancel, [Interrupted()]).start()
+        with pytest.raises(Interrupted):
+            cancellation.wait(DEADLINE_SECONDS * 10)
+
+
+def test_a_watch_leaves_no_descriptor(pair: tuple[socket.socket, socket.socket]) -> None:
+    before = open_descriptors()
+    for _ in range(50):
+        with watched(pair[0], Cancellation()):
+            pass
+    assert open_descriptors() == before
