@@ -27,6 +27,15 @@ streams = st.lists(
     st.one_of(texts.map(str.encode), st.binary(max_size=12), st.sampled_from([b"\xff", b"\xf0\x9f", b"\xc3", b"\0"])),
     max_size=8,
 ).map(b"".join)
+chunks_of_lines = st.lists(
+    st.one_of(
+        st.text(alphabet=st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=80),
+        st.text(alphabet=st.sampled_from(["a", "n", '"', "\\", "\t", "\x1b", "\x7f", "\b", "\r", "\v", "é", "\u2028"])),
+        st.builds(str.__mul__, st.sampled_from(["x", '"', "\x1b", "é"]), st.integers(2_600, 17_000)),
+    ),
+    min_size=1,
+    max_size=12,
+)
 long_streams = st.builds(
     lambda character, length, tail: (character * length + tail).encode(),
     st.sampled_from(["x", '"', "é", "\u2028", "\U0001f600", "\x01", "a\r", "ab\u2029"]),
@@ -126,6 +135,19 @@ def test_the_records_do_not_depend_on_how_the_bytes_were_cut(data: bytes, cuts: 
     whole = encode(data)
     assert encode(data, [cut for cut in cuts if cut < len(data)]) == whole
     assert encode(data, range(len(data))) == whole
+
+
+@settings(max_examples=200, deadline=None)
+@given(chunks_of_lines, st.sampled_from([None, "t", "\x01" * 240]))
+@example(["\\n", "\\\\n", '\\"n', "\\u001b", "\\\x1b", "\tn"], "t")
+@example(["short", "\x1b" * 2_700, "short"], "t")
+@example(["short", "x" * 16_200, "short"], "t")
+@example(["", "", ""], "t")
+@example([""], "t")
+def test_lines_that_come_together_are_the_records_of_each_alone(lines: list[str], task: str | None) -> None:
+    record = RecordFormat("INFO", "stdout", internal=False, task=task)
+    alone = [record.encode_line(piece) for line in lines for piece in f"{line}\n".splitlines()]
+    assert record.encode_lines("\n".join(lines).encode()) == b"".join(alone)
 
 
 @settings(max_examples=30, deadline=None)
