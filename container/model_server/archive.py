@@ -12,7 +12,10 @@ import shutil
 import struct
 import zipfile
 import zlib
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -21,13 +24,15 @@ from werkzeug.security import safe_join
 from .archive_limits import ArchiveLimits
 from .errors import ZipBroken, ZipEncrypted, ZipMethodUnsupported, ZipOverLimit, ZipPathsInvalid, ZipTooLarge
 from .logs import logger
-from .zip_member import opened_member
+from .zip_member import pieces
 
 LITTER = re.compile(r"__MACOSX|\.DS_Store|desktop.ini")
 """Matched anywhere in a name, and with its unescaped dot: the drop-in's rule as it is."""
 
 ENCRYPTED_FLAG = 0x1
-COPY_BYTES = 1024 * 1024
+SHARED_FROM_BYTES = 256 * 1024
+"""Members from this size on are shared by two threads, smaller ones would wait for each other more than they gain."""
+
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -35,32 +40,25 @@ def unpack(
     archive: Path,
     field: str,
     folder: Path,
-    publish: Callable[[Path, Path], None],
+    publish: Callable[[str, str], None],
     scratch: Path,
     check: Callable[[], None],
     limits: ArchiveLimits,
 ) -> int:
     """Unpack a zip into a folder and return the bytes; `field` names the input in errors.
 
-    Each member is written to `scratch` and then handed to `publish(scratch, destination)`, so that it appears whole.
-    `check` is called all along, and ends the work by raising. What is over a limit, or has no room on the disk, is
-    refused before anything is written: no more than what its index says is ever unpacked of a member.
+    Each member is written to `scratch`, or a name that begins like it, and then handed to
+    `publish(scratch, destination)`, so that it appears whole; that is done by two threads. `check` is called all along,
+    and ends the work by raising. What is over a limit, or has no room on the disk, is refused before anything is
+    written: no more than what its index says is ever unpacked of a member.
     """
-    size = 0
     try:
         with _Archive(archive, limits.files) as opened:
             files = _destinations(opened.infolist(), folder, field)
             _check_size(files, archive, folder, limits, field)
-            for info, destination in files:
-                if info.flag_bits & ENCRYPTED_FLAG:
-                    raise ZipEncrypted(field)
-                check()
-                with opened_member(opened, info) as packed, scratch.open("wb") as plain:
-                    while chunk := packed.read(COPY_BYTES):
-                        plain.write(chunk)
-                        check()
-                    size += plain.tell()
-                publish(scratch, destination)
+            if any(info.flag_bits & ENCRYPTED_FLAG for info, _ in files):
+                raise ZipEncrypted(field)
+            return _Extraction(opened, publish, check).run(files, str(scratch))
     except TooManyMembers as error:
         logger.warning("%s is over %s", field, limits.excess(0, limits.files + 1, 0))
         raise ZipOverLimit(field) from error
@@ -76,7 +74,67 @@ def unpack(
         if error.errno in (None, errno.EINVAL):  # bz2's word for broken data; a place before the file's beginning
             raise ZipBroken(field) from error
         raise
-    return size
+
+
+class _Extraction:
+    """Writes the members of an archive, small ones before large ones, and publishes each."""
+
+    def __init__(
+        self, archive: zipfile.ZipFile, publish: Callable[[str, str], None], check: Callable[[], None]
+    ) -> None:
+        assert archive.fp
+        self._archive = archive
+        self._file = archive.fp.fileno()
+        self._publish = publish
+        self._check_caller = check
+        self._fault: BaseException | None = None
+
+    def run(self, files: "_Files", scratch: str) -> int:
+        """Return the bytes of all; the first fault ends the work of both threads."""
+        large = deque(file for file in files if file[0].file_size >= SHARED_FROM_BYTES)
+        size = self._write_all(deque(file for file in files if file[0].file_size < SHARED_FROM_BYTES), scratch)
+        shares: list[Future[int]] = []
+        with ThreadPoolExecutor(1, "unzip") as other:
+            if len(large) > 1:
+                with suppress(RuntimeError):  # the machine has no more threads
+                    shares.append(other.submit(self._write_all, large, f"{scratch}-2"))
+            size += self._write_all(large, scratch)
+        return size + sum(share.result() for share in shares)
+
+    def _write_all(self, files: "deque[tuple[zipfile.ZipInfo, str]]", scratch: str) -> int:
+        """Take and write members until none is left; return their bytes."""
+        size = 0
+        try:
+            while True:
+                try:
+                    info, destination = files.popleft()
+                except IndexError:
+                    return size
+                size += self._write(info, scratch)
+                self._publish(scratch, destination)
+        except BaseException as error:
+            self._fault = error
+            raise
+
+    def _write(self, info: zipfile.ZipInfo, scratch: str) -> int:
+        size = 0
+        self._check()
+        plain = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        try:
+            for piece in pieces(self._archive, self._file, info):
+                written = os.write(plain, piece)
+                while written < len(piece):
+                    written += os.write(plain, memoryview(piece)[written:])
+                size += written
+                self._check()
+        finally:
+            os.close(plain)
+        return size
+
+    def _check(self) -> None:
+        self._check_caller()
+        if fault := self._fault:
+            raise fault
 
 
 class TooManyMembers(Exception):
@@ -105,9 +163,11 @@ class _Index(list[zipfile.ZipInfo]):
         super().append(member)
 
 
-def _check_size(
-    files: list[tuple[zipfile.ZipInfo, Path]], archive: Path, folder: Path, limits: ArchiveLimits, field: str
-) -> None:
+_Files = list[tuple[zipfile.ZipInfo, str]]
+"""Members, and where each is to appear."""
+
+
+def _check_size(files: _Files, archive: Path, folder: Path, limits: ArchiveLimits, field: str) -> None:
     unpacked = sum(info.file_size for info, _ in files)
     if excess := limits.excess(unpacked, len(files), archive.stat().st_size):
         logger.warning("%s is over %s", field, excess)
@@ -117,20 +177,21 @@ def _check_size(
         raise ZipTooLarge(field)
 
 
-def _destinations(members: list[zipfile.ZipInfo], folder: Path, field: str) -> list[tuple[zipfile.ZipInfo, Path]]:
+def _destinations(members: list[zipfile.ZipInfo], folder: Path, field: str) -> _Files:
     """Return the files of an archive and where each is to appear; raises ZipPathsInvalid."""
     files = [file for file in members if not file.filename.endswith("/") and not LITTER.search(file.filename)]
     if any(file.filename.startswith("/") for file in files):
         raise ZipPathsInvalid(field)
-    stripped = _shared_folder([file.filename for file in files])
-    destinations: dict[Path, zipfile.ZipInfo] = {}
+    stripped = len(PurePosixPath(_shared_folder([file.filename for file in files])).parts)
+    destinations: dict[str, zipfile.ZipInfo] = {}
+    root = str(folder)
     for file in files:
-        relative = PurePosixPath(file.filename).relative_to(stripped)
-        joined = safe_join(str(folder), str(relative))
-        destination = Path(joined) if joined else folder
-        if destination == folder or destination in destinations:
+        parts = [part for part in file.filename.split("/") if part and part != "."][stripped:]
+        relative = "/".join(parts)
+        destination = safe_join(root, relative) if ".." in parts else f"{root}/{relative}"
+        if destination in (None, f"{root}/", f"{root}/.") or destination in destinations:
             raise ZipPathsInvalid(field)
-        destinations[destination] = file
+        destinations[str(destination)] = file
     return [(file, destination) for destination, file in destinations.items()]
 
 

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from .archive import NO_ROOM, unpack
@@ -167,6 +166,7 @@ def _naming(index: int) -> Iterator[None]:
 
 
 def _unpack_all(task: Task, folder: Path, staging: Path, cancellation: Cancellation, limits: ArchiveLimits) -> None:
+    publish, check = Publishing(folder).publish, cancellation.raise_if_set
     for index, item in enumerate(task.inputs):
         if not item.decompress:
             continue
@@ -174,9 +174,30 @@ def _unpack_all(task: Task, folder: Path, staging: Path, cancellation: Cancellat
         with _naming(index):
             target = (folder / item.relative_path).parent
             _make_folder(folder, target)
-            publish, check = partial(_publish, folder), cancellation.raise_if_set
             unpack(staging / str(index), f"inputs[{index}]", target, publish, staging / "member", check, limits)
             (staging / str(index)).unlink()
+
+
+class Publishing:
+    """Lets many files appear beneath a folder, and looks only once where a folder beneath it leads.
+
+    Nothing changes that in the meantime: we rename files to free names only, no task runs, and a server of the
+    algorithm's that stays may not write there, or else is who we are.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._made: set[str] = set()
+
+    def publish(self, whole: str, destination: str) -> None:
+        """Let a file appear under its name, which must be free; threads may do so at the same time."""
+        parent = destination.rpartition("/")[0]
+        if parent not in self._made:
+            _make_folder(self._folder, Path(parent))
+            self._made.add(parent)
+        if os.path.lexists(destination):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        os.rename(whole, destination)
 
 
 def _publish(folder: Path, whole: Path, destination: Path) -> None:

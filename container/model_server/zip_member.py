@@ -1,11 +1,14 @@
-"""One member of a zip as a stream that takes little memory, whatever it holds.
+"""One member of a zip, piece by piece, in little memory, whatever it holds.
 
-The standard library unpacks of bzip2 and lzma all that one piece of packed data gives: 20 GB, of a megabyte.
+The standard library unpacks of bzip2 and lzma all that one piece of packed data gives: 20 GB, of a megabyte. What is
+deflated or stored it unpacks well, but in many small steps, under one lock for all members: here it takes one read
+for a small one, and two threads may unpack two at once.
 """
 
 import bz2
 import copy
 import lzma
+import os
 import struct
 import zipfile
 import zlib
@@ -14,6 +17,18 @@ from contextlib import contextmanager
 from typing import IO, Protocol
 
 from .lzma_stream import MAX_DICTIONARY_BYTES, PACKED_BYTES
+
+PIECE_BYTES = 1024 * 1024
+SIGNATURE = b"PK\3\4"
+LOCAL_HEADER = struct.Struct("<4s2xH18xHH")
+"""The signature, the flags, and how long the name and what is extra are, which follow it."""
+
+EXTRA_BYTES = 64
+"""How much that is extra is read with the header, in the hope that it is all."""
+
+UTF8_FLAG = 0x800
+UNKNOWN_FLAGS = 0x20 | 0x40
+"""Patches, and encryption of the index."""
 
 
 class Source(Protocol):
@@ -32,8 +47,70 @@ class _Decompressor(Protocol):
     def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
 
 
+def pieces(archive: zipfile.ZipFile, file: int, info: zipfile.ZipInfo) -> Iterator[bytes]:
+    """Yield the plain bytes of a member, up to PIECE_BYTES at once; `file` is the archive's descriptor.
+
+    Raises what `zipfile` does of one that is broken, after what came before the fault. It may be at work in several
+    threads, for a member each.
+    """
+    if info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        yield from _quick_pieces(file, info)
+        return
+    with _opened(archive, info) as source:
+        while piece := source.read(PIECE_BYTES):
+            yield piece
+
+
+def _quick_pieces(file: int, info: zipfile.ZipInfo) -> Iterator[bytes]:
+    data, place = _start(file, info)
+    packed_left = info.compress_size - len(data)
+    left = info.file_size
+    checksum = 0
+    inflate = zlib.decompressobj(-zlib.MAX_WBITS) if info.compress_type == zipfile.ZIP_DEFLATED else None
+    while left and not (inflate and inflate.eof):
+        if not data:
+            data = os.pread(file, min(packed_left, PACKED_BYTES), place)
+            place += len(data)
+            packed_left -= len(data)
+            if not data and packed_left:
+                raise EOFError("a member is cut off")
+            if not data:  # before the size in the index: the checksum decides
+                break
+        if inflate:
+            piece = inflate.decompress(data, min(left, PIECE_BYTES))
+            data = inflate.unconsumed_tail
+        else:
+            piece, data = data[:left], b""
+        left -= len(piece)
+        checksum = zlib.crc32(piece, checksum)
+        if piece:
+            yield piece
+    if checksum != info.CRC:
+        raise zipfile.BadZipFile("a checksum is wrong")
+
+
+def _start(file: int, info: zipfile.ZipInfo) -> tuple[bytes, int]:
+    """Return the first of a member's packed bytes, none perhaps, and where the next ones are."""
+    most = min(info.compress_size, PACKED_BYTES)
+    head = os.pread(file, LOCAL_HEADER.size + 4 * len(info.orig_filename) + EXTRA_BYTES + most, info.header_offset)
+    if len(head) < LOCAL_HEADER.size:
+        raise zipfile.BadZipFile("a header is cut off")
+    signature, flags, name_bytes, extra_bytes = LOCAL_HEADER.unpack_from(head)
+    if signature != SIGNATURE:
+        raise zipfile.BadZipFile("a header is wrong")
+    if info.flag_bits & UNKNOWN_FLAGS:
+        raise NotImplementedError("patches, or encryption of the index")
+    start = LOCAL_HEADER.size + name_bytes
+    name = head[LOCAL_HEADER.size : start].decode("utf-8" if flags & UTF8_FLAG else "cp437")
+    if name != info.orig_filename:
+        raise zipfile.BadZipFile("the name in a header is another one")
+    start += extra_bytes
+    data = head[start : start + most]
+    return data, info.header_offset + start + len(data)
+
+
 @contextmanager
-def opened_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[Source]:
+def _opened(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[Source]:
     """Open a member for the block; reading it raises what `zipfile` does of one that is broken."""
     if info.compress_type not in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
         with archive.open(info) as plain:

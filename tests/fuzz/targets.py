@@ -20,7 +20,7 @@ from pathlib import Path
 from model_server import archive, untar
 from model_server.archive_limits import MEGABYTE, ArchiveLimits
 from model_server.errors import BodyUnreadable, InputError, RequestError, TarballError, TaskInvalid, TasksTooLarge
-from model_server.stage_in import _naming, _publish
+from model_server.stage_in import Publishing, _naming
 from model_server.tarball import _faults_told
 from model_server.task import Task
 from model_server.task_body import read_tasks
@@ -68,7 +68,7 @@ def zips(data: bytes) -> None:
     with _folder() as folder:
         packed, target = folder / "packed", folder / "target"
         packed.write_bytes(data)
-        publish = partial(_publish, target)
+        publish = Publishing(target).publish
         with suppress(InputError), _naming(0):
             size = archive.unpack(packed, "inputs[0]", target, publish, folder / "scratch", _never, LIMITS)
             assert size == sum(path.stat().st_size for path in target.rglob("*") if path.is_file())

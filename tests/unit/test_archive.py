@@ -5,10 +5,10 @@ import os
 import random
 import re
 import struct
+import threading
 import tracemalloc
 import zipfile
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from model_server import archive_limits
-from model_server.archive import COPY_BYTES, LITTER, unpack
+from model_server.archive import LITTER, SHARED_FROM_BYTES, unpack
 from model_server.archive_limits import ArchiveLimits
 from model_server.cancellation import Cancellation
 from model_server.errors import (
@@ -28,7 +28,8 @@ from model_server.errors import (
     ZipPathsInvalid,
     ZipTooLarge,
 )
-from model_server.stage_in import _publish
+from model_server.stage_in import Publishing
+from model_server.zip_member import PIECE_BYTES
 
 NO_LIMITS = ArchiveLimits(0, 0, 0)
 
@@ -51,7 +52,7 @@ def unpacked(data: bytes, tmp_path: Path, limits: ArchiveLimits = NO_LIMITS) -> 
     folder = tmp_path / f"{number}" / "target"
     folder.mkdir(parents=True)
     (folder.parent / "a.zip").write_bytes(data)
-    publish = partial(_publish, folder)
+    publish = Publishing(folder).publish
     unpack(
         folder.parent / "a.zip",
         "inputs[0]",
@@ -199,27 +200,63 @@ def test_the_bytes_of_a_zip_are_counted(tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(zipped("a", "b", content=b"12345"))
     to = tmp_path / "to"
     to.mkdir()
-    check = Cancellation().raise_if_set
-    assert (
-        unpack(tmp_path / "a.zip", "inputs[0]", to, partial(_publish, to), tmp_path / "scratch", check, NO_LIMITS) == 10
-    )
+    publish, check = Publishing(to).publish, Cancellation().raise_if_set
+    assert unpack(tmp_path / "a.zip", "inputs[0]", to, publish, tmp_path / "scratch", check, NO_LIMITS) == 10
 
 
 def test_a_large_zip_can_be_cancelled_while_it_is_unpacked(tmp_path: Path) -> None:
-    (tmp_path / "a.zip").write_bytes(zipped("a", content=b"0" * (20 * COPY_BYTES)))
+    (tmp_path / "a.zip").write_bytes(zipped("a", content=b"0" * (20 * PIECE_BYTES)))
     to, scratch = tmp_path / "to", tmp_path / "scratch"
     to.mkdir()
     cancellation = Cancellation()
 
     def check() -> None:
-        if scratch.exists() and scratch.stat().st_size > COPY_BYTES:
+        if scratch.exists() and scratch.stat().st_size > PIECE_BYTES:
             cancellation.cancel(ClientLeft())
         cancellation.raise_if_set()
 
     with pytest.raises(ClientLeft):
-        unpack(tmp_path / "a.zip", "inputs[0]", to, partial(_publish, to), scratch, check, NO_LIMITS)
-    assert scratch.stat().st_size < 5 * COPY_BYTES
+        unpack(tmp_path / "a.zip", "inputs[0]", to, Publishing(to).publish, scratch, check, NO_LIMITS)
+    assert scratch.stat().st_size < 5 * PIECE_BYTES
     assert list(to.iterdir()) == []
+    cancellation.close()
+
+
+def large_zip(members: int) -> bytes:
+    return zipped(*(f"d/{number:02}" for number in range(members)), content=os.urandom(SHARED_FROM_BYTES))
+
+
+def test_large_members_are_unpacked_by_two_threads_and_come_whole(tmp_path: Path) -> None:
+    content = os.urandom(SHARED_FROM_BYTES)
+    data = zipped(*map(str, range(20)), content=content)
+    assert len(unpacked(data, tmp_path)) == 20
+    assert {path.read_bytes() for path in (tmp_path / "0" / "target").iterdir()} == {content}
+
+
+@pytest.mark.parametrize("broken", [0, 1, 7, 19])
+def test_one_broken_member_among_large_ones_ends_both_threads(tmp_path: Path, broken: int) -> None:
+    data = bytearray(large_zip(20))
+    starts = [match.start() for match in re.finditer(rb"PK\x03\x04", data)]
+    data[starts[broken] + 500] ^= 0xFF
+    with pytest.raises(ZipBroken):
+        unpacked(bytes(data), tmp_path)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("unzip")]
+
+
+def test_a_cancellation_ends_both_threads(tmp_path: Path) -> None:
+    (tmp_path / "a.zip").write_bytes(large_zip(20))
+    to = tmp_path / "to"
+    to.mkdir()
+    cancellation = Cancellation()
+
+    def publish(whole: str, destination: str) -> None:
+        Publishing(to).publish(whole, destination)
+        cancellation.cancel(ClientLeft())
+
+    with pytest.raises(ClientLeft):
+        unpack(tmp_path / "a.zip", "inputs[0]", to, publish, tmp_path / "scratch", cancellation.raise_if_set, NO_LIMITS)
+    assert len(list(to.iterdir())) <= 2
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("unzip")]
     cancellation.close()
 
 
@@ -295,7 +332,7 @@ def test_what_is_packed_to_next_to_nothing_is_unpacked_in_little_memory(tmp_path
     assert unpacked(data, tmp_path) == ["mask.raw"]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 16 * COPY_BYTES
+    assert peak < 16 * PIECE_BYTES
     assert (tmp_path / "0" / "target" / "mask.raw").read_bytes() == bytes(VAST)
 
 
