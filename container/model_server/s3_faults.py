@@ -10,6 +10,8 @@ PASSING_CODES = {
     "Throttling",
     "ThrottlingException",
     "OperationAborted",
+    "BadDigest",
+    "NoSuchUpload",
 } | EXPIRED_CODES
 CREDENTIALS_CODES = {"InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch"}
 NAME_CODES = {"InvalidArgument", "InvalidURI", "KeyTooLong", "KeyTooLongError"}
@@ -18,6 +20,10 @@ NAME_CODES = {"InvalidArgument", "InvalidURI", "KeyTooLong", "KeyTooLongError"}
 
 class ObjectMissing(Exception):
     """The object does not exist."""
+
+
+class ObjectChanged(Exception):
+    """An object was replaced by another while parts of it were fetched: it is fetched anew."""
 
 
 class BucketMissing(ObjectMissing):
@@ -30,15 +36,6 @@ class ObjectForbidden(Exception):
 
 class NameRefused(ObjectForbidden):
     """No bucket can have this name."""
-
-
-def cause_of(error: Exception) -> Exception:
-    """Return what went wrong in an upload, which boto3's own error holds as text only."""
-    from boto3.exceptions import Boto3Error
-
-    while isinstance(error, Boto3Error) and isinstance(error.__context__, Exception):
-        error = error.__context__
-    return error
 
 
 def final_error(error: Exception) -> Exception | None:
@@ -55,7 +52,6 @@ def final_error(error: Exception) -> Exception | None:
         UnsupportedS3AccesspointConfigurationError,
         UnsupportedS3ArnError,
     )
-    from urllib3.exceptions import HTTPError  # botocore lets some of its kinds through while a body is read
 
     if isinstance(error, ClientError):
         return _final_answer(error.response["ResponseMetadata"]["HTTPStatusCode"], error.response["Error"]["Code"])
@@ -73,7 +69,7 @@ def final_error(error: Exception) -> Exception | None:
         ),
     ):
         return NameRefused()
-    return None if isinstance(error, (BotoCoreError, HTTPError)) else error
+    return None if isinstance(error, (BotoCoreError, ObjectChanged)) else error
 
 
 def _final_answer(status: int, code: str) -> Exception | None:
@@ -95,6 +91,13 @@ def needs_credentials(error: Exception) -> bool:
     if isinstance(error, ClientError):
         return error.response["Error"]["Code"] in EXPIRED_CODES | CREDENTIALS_CODES
     return isinstance(error, (NoCredentialsError, PartialCredentialsError))
+
+
+def is_changed(error: Exception) -> bool:
+    """Say whether S3 has refused to send more of an object because it is another one by now."""
+    from botocore.exceptions import ClientError
+
+    return isinstance(error, ClientError) and error.response["ResponseMetadata"]["HTTPStatusCode"] == 412
 
 
 def without_names(error: Exception) -> str:

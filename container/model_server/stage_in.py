@@ -93,11 +93,22 @@ def _download(task: Task, folder: Path, staging: Path, storage: Storage, cancell
     """Get all objects and return their bytes; the first fault ends the transfers of the others."""
     together = Cancellation(parent=cancellation)
     publishing = threading.Lock()
+    ahead = iter(enumerate(task.inputs))
+
+    def fetch_on() -> int:
+        """Get one object after another until none is left, and return their bytes."""
+        size = 0
+        while True:
+            with publishing:
+                index, item = next(ahead, (-1, None))
+            if item is None:
+                return size
+            size += fetch(index, item)
 
     def fetch(index: int, item: Input) -> int:
         together.raise_if_set()
         with _naming(index):
-            size = storage.get_file(item.bucket_name, item.bucket_key, str(staging / str(index)), together)
+            size = storage.get_file(item.bucket_name, item.bucket_key, f"{staging}/{index}", together)
             with publishing:
                 together.raise_if_set()
                 if not item.decompress:
@@ -106,8 +117,8 @@ def _download(task: Task, folder: Path, staging: Path, storage: Storage, cancell
 
     transfers: list[Future[int]] = []
     try:
-        for index, item in enumerate(task.inputs):
-            transfers.append(storage.pool.submit(fetch, index, item))
+        for _ in range(min(storage.transfers, len(task.inputs))):
+            transfers.append(storage.pool.submit(fetch_on))
         _wait(transfers, cancellation)
         return sum(transfer.result() for transfer in transfers)
     except BaseException:

@@ -6,7 +6,8 @@ in the result; the good files are uploaded all the same.
 
 import os
 import time
-from concurrent.futures import FIRST_EXCEPTION, wait
+from collections import deque
+from concurrent.futures import wait
 from dataclasses import dataclass, field
 from io import BufferedReader
 
@@ -48,26 +49,57 @@ def stage_out(task: Task, folder: TaskFolder, storage: Storage, staged: StagedOu
         raise OutputFolderGone from error
     try:
         found, staged.refused = entries_of(root)
-        transfers = {parts: storage.pool.submit(upload, task, folder, root, parts, storage) for parts in found}
-        wait(transfers.values(), return_when=FIRST_EXCEPTION)
-        for transfer in transfers.values():
-            transfer.cancel()  # does nothing unless one has failed
-        wait(transfers.values())
+        outcomes = _upload_all(task, folder, root, _largest_first(root, found), storage)
+    except (ObjectMissing, ObjectForbidden) as fault:
+        raise OutputsNotStored from fault
     finally:
         os.close(root)
         staged.seconds = time.monotonic() - started
-    ended = [transfer for transfer in transfers.values() if not transfer.cancelled()]
-    if fault := next((fault for transfer in ended if (fault := transfer.exception())), None):
-        if isinstance(fault, (ObjectMissing, ObjectForbidden)):
-            raise OutputsNotStored from fault
-        raise fault
-    for parts, transfer in transfers.items():
-        outcome = transfer.result()
+    for parts in found:
+        outcome = outcomes[parts]
         if isinstance(outcome, Refused):
             staged.refused.append((_shown(parts), str(outcome)))
         elif outcome is not None:
             staged.files.append("/".join(parts))
             staged.bytes += outcome
+
+
+def _largest_first(root: int, found: list[Parts]) -> list[Parts]:
+    """Return paths in the order of their sizes: a large file that comes last would keep all others waiting."""
+
+    def size(parts: Parts) -> int:
+        try:
+            return os.stat("/".join(parts), dir_fd=root, follow_symlinks=False).st_size
+        except (OSError, ValueError):
+            return 0
+
+    return sorted(found, key=size, reverse=True)
+
+
+def _upload_all(
+    task: Task, folder: TaskFolder, root: int, found: list[Parts], storage: Storage
+) -> dict[Parts, int | Refused | None]:
+    """Upload entries, and return what became of each; raises the first fault, once no upload goes on."""
+    outcomes: dict[Parts, int | Refused | None] = {}
+    ahead = deque(found)
+
+    def upload_on() -> None:
+        while ahead:
+            try:
+                parts = ahead.popleft()
+            except IndexError:  # another thread was faster
+                return
+            try:
+                outcomes[parts] = upload(task, folder, root, parts, storage)
+            except BaseException:
+                ahead.clear()
+                raise
+
+    transfers = [storage.pool.submit(upload_on) for _ in range(min(storage.transfers, len(found)))]
+    wait(transfers)
+    for transfer in transfers:
+        transfer.result()
+    return outcomes
 
 
 def entries_of(root: int) -> tuple[list[Parts], list[tuple[str, str]]]:

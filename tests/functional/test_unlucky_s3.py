@@ -19,7 +19,7 @@ from rig import outputs_of, signed_result, wait_until
 
 from fake_clock import Clock
 from faulty_s3 import Answer, CutBody, Exchange, Expired, FaultyS3, Replaced, Reset, ShortBody, WrongBody
-from model_server import storage
+from model_server import retrying
 from model_server.cancellation import Cancellation
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ SLOW_DOWN = Answer(503, "SlowDown")
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Let the pauses between attempts pass at once; everything else of them is real."""
     clock = Clock()
-    monkeypatch.setattr(storage, "time", clock)
+    monkeypatch.setattr(retrying, "time", clock)
     monkeypatch.setattr(Cancellation, "wait", lambda _, seconds: clock.sleep(seconds))
     return clock
 
@@ -162,7 +162,7 @@ def test_s3_that_slows_down_for_almost_a_minute_costs_nothing_and_is_asked_ever_
     start: Start, bucket: Bucket, s3: FaultyS3, clock: Clock, method: str, key: str
 ) -> None:
     bucket.put("in", "data")
-    slows_down = SlowsDown(clock, storage.RETRY_SECONDS - 6)
+    slows_down = SlowsDown(clock, retrying.RETRY_SECONDS - 6)
     s3.fault(method, key, slows_down, times=None)
     rig = start("echoes_input", endpoint=s3.endpoint)
     assert outputs_of(rig.run(bucket.task(inputs=[bucket.item("file", "in")]))) == ["file"]
@@ -175,14 +175,14 @@ def test_s3_that_slows_down_for_almost_a_minute_costs_nothing_and_is_asked_ever_
 def test_the_result_is_tried_for_a_minute_of_its_own(start: Start, bucket: Bucket, s3: FaultyS3, clock: Clock) -> None:
     """Though the minute of the inputs is over then."""
     bucket.put("in", "data")
-    for_ever, for_a_while = SlowsDown(clock, float("inf")), SlowsDown(clock, storage.RETRY_SECONDS - 6)
+    for_ever, for_a_while = SlowsDown(clock, float("inf")), SlowsDown(clock, retrying.RETRY_SECONDS - 6)
     s3.fault("GET", "in", for_ever, times=None)
     s3.fault("PUT", RESULT_KEY, for_a_while, times=None)
     task = bucket.task(inputs=[bucket.item("file", "in")])
     answer = start("echoes_input", endpoint=s3.endpoint).post(task)
     assert (answer.status_code, answer.json["error"]["code"]) == (503, "storage_unavailable")
-    assert for_ever.met[-1] - for_ever.met[0] == pytest.approx(storage.RETRY_SECONDS)
-    assert for_a_while.met[-1] - for_a_while.met[0] > storage.RETRY_SECONDS - 6
+    assert for_ever.met[-1] - for_ever.met[0] == pytest.approx(retrying.RETRY_SECONDS)
+    assert for_a_while.met[-1] - for_a_while.met[0] > retrying.RETRY_SECONDS - 6
     assert signed_result(bucket, task)["error"]["code"] == "storage_unavailable"
 
 
@@ -193,7 +193,7 @@ def test_a_result_that_s3_never_takes_was_tried_for_a_minute(
     s3.fault("PUT", RESULT_KEY, for_ever, times=None)
     answer = start("does_nothing", endpoint=s3.endpoint).post(bucket.task())
     assert (answer.status_code, answer.json["error"]["code"]) == (503, "result_not_stored")
-    assert for_ever.met[-1] - for_ever.met[0] == pytest.approx(storage.RETRY_SECONDS)
+    assert for_ever.met[-1] - for_ever.met[0] == pytest.approx(retrying.RETRY_SECONDS)
 
 
 @contextmanager

@@ -1,12 +1,12 @@
 """What S3's answers mean: try again, give up, or the task's own fault. Without a network."""
 
-import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
-from boto3.exceptions import S3UploadFailedError
 from botocore.exceptions import (
     ClientError,
     ConnectTimeoutError,
@@ -27,10 +27,12 @@ from botocore.exceptions import (
 from botocore.loaders import Loader
 
 from fake_clock import Clock
-from model_server import storage
+from model_server import retrying
 from model_server.cancellation import Cancellation
 from model_server.errors import ClientLeft, StorageRefused, StorageUnavailable
+from model_server.s3_connection import READ_SECONDS
 from model_server.s3_faults import NameRefused, ObjectForbidden, ObjectMissing
+from model_server.s3_place import Places
 from model_server.settings import Settings
 from model_server.storage import Storage
 
@@ -45,16 +47,6 @@ def answer(status: int, code: str) -> ClientError:
         "ResponseMetadata": {"HTTPStatusCode": status},
     }
     return ClientError(parts, "GetObject")
-
-
-def failed_upload(cause: Exception) -> Exception:
-    try:
-        try:
-            raise cause
-        except type(cause) as error:
-            raise S3UploadFailedError(f"Failed to upload {KEY}: {error}")  # noqa: B904 - as boto3 does it
-    except S3UploadFailedError as error:
-        return error
 
 
 PASSING = [
@@ -123,14 +115,12 @@ class Attempts:
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(storage, "time", clock)
+    monkeypatch.setattr(retrying, "time", clock)
     return clock
 
 
 @pytest.mark.parametrize("error", PASSING, ids=name_of)
-@pytest.mark.parametrize("uploading", [False, True])
-def test_a_fault_that_may_pass_is_tried_again(error: Exception, uploading: bool) -> None:
-    error = failed_upload(error) if uploading else error
+def test_a_fault_that_may_pass_is_tried_again(error: Exception) -> None:
     attempts = Attempts(error, error, error)
     assert Storage(None, 1)._retried(attempts) == "done"
     assert attempts.count == 4
@@ -145,11 +135,8 @@ def test_a_fault_that_does_not_pass_is_given_up_at_last(error: Exception) -> Non
 
 
 @pytest.mark.parametrize(("error", "meaning"), FINAL, ids=name_of)
-@pytest.mark.parametrize("uploading", [False, True])
-def test_an_answer_that_will_not_change_is_taken_at_once(
-    error: Exception, meaning: type[Exception], uploading: bool
-) -> None:
-    attempts = Attempts(failed_upload(error) if uploading else error)
+def test_an_answer_that_will_not_change_is_taken_at_once(error: Exception, meaning: type[Exception]) -> None:
+    attempts = Attempts(error)
     with pytest.raises(meaning):
         Storage(None, 1)._retried(attempts)
     assert attempts.count == 1
@@ -165,7 +152,7 @@ def test_a_fault_that_is_not_s3s_is_not_tried_again(error: Exception) -> None:
 
 
 def test_a_task_that_is_cancelled_does_not_wait_for_the_next_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "FIRST_PAUSE_SECONDS", DEADLINE_SECONDS)
+    monkeypatch.setattr(retrying, "FIRST_PAUSE_SECONDS", DEADLINE_SECONDS)
     cancellation = Cancellation()
     cancellation.cancel(ClientLeft())
     attempts = Attempts(answer(503, "SlowDown"))
@@ -176,16 +163,15 @@ def test_a_task_that_is_cancelled_does_not_wait_for_the_next_attempt(monkeypatch
 
 @pytest.mark.parametrize("error", [*PASSING, *(error for error, _ in FINAL)], ids=name_of)
 def test_no_key_reaches_the_log(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
-    storage.logger.setLevel("INFO")
-    for raised in (error, failed_upload(error)):
-        with pytest.raises(Exception):  # noqa: B017, PT011 - each its own
-            Storage(None, 1)._retried(Attempts(*[raised] * 100))
-    storage.logger.setLevel("NOTSET")
+    retrying.logger.setLevel("INFO")
+    with pytest.raises(Exception):  # noqa: B017, PT011 - each its own
+        Storage(None, 1)._retried(Attempts(*[error] * 100))
+    retrying.logger.setLevel("NOTSET")
     assert caplog.records
     assert KEY not in caplog.text
 
 
-def seconds_until_given_up(clock: Clock, seconds_each: float, retry_seconds: float = storage.RETRY_SECONDS) -> float:
+def seconds_until_given_up(clock: Clock, seconds_each: float, retry_seconds: float = retrying.RETRY_SECONDS) -> float:
     """Return how long a request is tried whose every attempt fails after so many seconds."""
 
     def attempt() -> None:
@@ -198,10 +184,10 @@ def seconds_until_given_up(clock: Clock, seconds_each: float, retry_seconds: flo
     return clock.now - started
 
 
-@pytest.mark.parametrize("seconds_each", [0.0, 0.01, 1.0, storage.READ_SECONDS])
+@pytest.mark.parametrize("seconds_each", [0.0, 0.01, 1.0, READ_SECONDS])
 def test_s3_may_fail_for_a_minute_however_long_its_answers_take(clock: Clock, seconds_each: float) -> None:
     spent = seconds_until_given_up(clock, seconds_each)
-    assert storage.RETRY_SECONDS - 0.01 <= spent <= storage.RETRY_SECONDS + 2 * seconds_each + 0.01
+    assert retrying.RETRY_SECONDS - 0.01 <= spent <= retrying.RETRY_SECONDS + 2 * seconds_each + 0.01
 
 
 @pytest.mark.parametrize("retry_seconds", [0.0, 0.1, 7.0])
@@ -210,16 +196,16 @@ def test_the_deadline_can_be_set(clock: Clock, retry_seconds: float) -> None:
 
 
 def test_an_attempt_that_got_far_starts_the_count_anew_but_not_for_ever(clock: Clock) -> None:
-    long = storage.RETRY_SECONDS + 1
-    assert seconds_until_given_up(clock, long) >= storage.MAX_ATTEMPTS * long
+    long = retrying.RETRY_SECONDS + 1
+    assert seconds_until_given_up(clock, long) >= retrying.MAX_ATTEMPTS * long
 
 
 def test_the_region_is_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
         monkeypatch.delenv(name, raising=False)
         made = Storage.from_settings(Settings.from_env({name: "eu-north-1", "MODEL_SERVER_TRANSFERS": "3"}))
-        assert made.client.meta.region_name == "eu-north-1"
-        made.client.close()
+        place = made.client.place_of("bucket")
+        assert (place.region, place.origin) == ("eu-north-1", "https://bucket.s3.eu-north-1.amazonaws.com")
 
 
 def test_no_description_of_s3_in_the_image_is_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,9 +217,8 @@ def test_no_description_of_s3_in_the_image_is_believed(tmp_path: Path, monkeypat
     monkeypatch.setattr(Loader, "CUSTOMER_DATA_PATH", str(tmp_path))
     with pytest.raises(TypeError, match="RuleSet"):
         boto3.session.Session().client("s3", region_name="eu-west-1")  # which believes it
-    client = Storage(None, 1, region="eu-west-1").client
-    assert client.meta.endpoint_url == "https://s3.eu-west-1.amazonaws.com"
-    client.close()
+    place = Storage(None, 1, region="eu-west-1").client.place_of("bucket")
+    assert place.origin == "https://bucket.s3.eu-west-1.amazonaws.com"
 
 
 def test_no_keys_in_botos_old_files_are_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,18 +234,23 @@ def test_no_keys_in_botos_old_files_are_believed(tmp_path: Path, monkeypatch: py
     credentials = boto3.session.Session().get_credentials()
     assert credentials
     assert credentials.access_key == "theirs"  # others believe them
-    client = Storage(None, 1, region="eu-west-1").client
-    assert client._request_signer._credentials is None
-    client.close()
+    with pytest.raises(NoCredentialsError):
+        Places(None, "eu-west-1").keys()
 
 
 def test_an_answer_that_comes_after_the_cancellation_opens_no_file_and_keeps_no_connection(tmp_path: Path) -> None:
-    cancellation, body = Cancellation(), io.BytesIO(b"late")
+    cancellation, closed = Cancellation(), []
 
     class LateClient:
-        def get_object(self, **_: str) -> dict[str, Any]:
+        known_credentials = None
+
+        @contextmanager
+        def request(self, *_: Any, **__: Any) -> Iterator[Any]:
             cancellation.cancel(ClientLeft())
-            return {"Body": body}
+            try:
+                yield None
+            finally:
+                closed.append(True)
 
     made = Storage(None, 1)
     made.__dict__["_client"] = LateClient()
@@ -268,7 +258,7 @@ def test_an_answer_that_comes_after_the_cancellation_opens_no_file_and_keeps_no_
         made.get_file("bucket", KEY, str(tmp_path / "file"), cancellation)
     cancellation.close()
     assert list(tmp_path.iterdir()) == []
-    assert body.closed
+    assert closed
 
 
 def test_nothing_is_made_before_it_is_used() -> None:
@@ -277,39 +267,63 @@ def test_nothing_is_made_before_it_is_used() -> None:
     assert "_client" not in vars(made)
 
 
-REFUSED_CREDENTIALS = [*[answer(403, code) for code in ("ExpiredToken", "InvalidAccessKeyId")], NoCredentialsError()]
+REFUSED_CREDENTIALS = [answer(403, code) for code in ("ExpiredToken", "InvalidAccessKeyId")]
+
+
+@pytest.fixture
+def first_keys(monkeypatch: pytest.MonkeyPatch) -> str:
+    for name, value in (("AWS_ACCESS_KEY_ID", "first"), ("AWS_SECRET_ACCESS_KEY", "secret")):
+        monkeypatch.setenv(name, value)
+    return "first"
+
+
+def key_of(made: Storage) -> str:
+    """Return the key that a request would be signed with now."""
+    return made.client._places.keys().access_key
 
 
 @pytest.mark.parametrize("error", REFUSED_CREDENTIALS, ids=name_of)
-@pytest.mark.parametrize("uploading", [False, True])
-def test_credentials_that_are_refused_are_looked_for_anew(error: Exception, uploading: bool) -> None:
+def test_credentials_that_are_refused_are_looked_for_anew(
+    error: Exception, first_keys: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = Storage(None, 1, retry_seconds=0.0, region="eu-north-1")
-    first = made.client
+    assert key_of(made) == first_keys
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "second")
     with pytest.raises((StorageRefused, StorageUnavailable)):
-        made._retried(Attempts(failed_upload(error) if uploading else error))
-    assert made.client is not first
-    made.client.close()
+        made._retried(Attempts(error))
+    assert key_of(made) == "second"
 
 
-def test_a_client_is_kept_whatever_else_is_answered() -> None:
+def test_credentials_that_were_not_there_are_looked_for_anew(first_keys: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made = Storage(None, 1, region="eu-north-1")
-    first = made.client
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    with pytest.raises(StorageRefused):
+        made._retried(Attempts(NoCredentialsError()))
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "second")
+    assert key_of(made) == "second"
+
+
+def test_credentials_are_kept_whatever_else_is_answered(first_keys: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Storage(None, 1, region="eu-north-1")
+    assert key_of(made) == first_keys
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "second")
     assert made._retried(Attempts(answer(503, "SlowDown"), answer(400, "RequestTimeout"))) == "done"
-    assert made.client is first
-    made.client.close()
+    assert key_of(made) == first_keys
 
 
-def test_a_client_that_another_thread_made_anew_is_kept() -> None:
+def test_credentials_that_another_thread_found_anew_are_kept(first_keys: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made = Storage(None, 1, region="eu-north-1")
-    first = made.client
+    assert key_of(made) == first_keys
+    used = made.client.known_credentials
 
     def attempt() -> str:
-        if made.client is not first:
+        if key_of(made) != first_keys:
             return "done"
-        made._renew(first)
-        attempt.others = made.client  # type: ignore[attr-defined]
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "second")
+        made.client.forget_credentials(used)
+        assert key_of(made) == "second"  # as another thread asks
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "third")
         raise answer(403, "ExpiredToken")
 
     assert made._retried(attempt) == "done"
-    assert made.client is attempt.others  # type: ignore[attr-defined]
-    made.client.close()
+    assert key_of(made) == "second"

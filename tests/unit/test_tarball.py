@@ -15,19 +15,22 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError, FlexibleChecksumError
-from botocore.response import StreamingBody
+from botocore.exceptions import (
+    ClientError,
+    FlexibleChecksumError,
+    ReadTimeoutError,
+    ResponseStreamingError,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from urllib3.exceptions import ProtocolError, ReadTimeoutError, SSLError
 
-from model_server import archive_limits, storage, tarball, untar
+from model_server import archive_limits, retrying, tarball, untar
 from model_server.archive_limits import MEGABYTE, ArchiveLimits
 from model_server.cancellation import Cancellation
 from model_server.errors import (
@@ -719,21 +722,41 @@ def test_without_a_user_nothing_is_given_away(target: Path, owned: Owned) -> Non
 # --- from S3 into the folder
 
 
+class Body:
+    """Stands in for an answer of S3's: bytes, or an object that is read, or an error after it."""
+
+    status = 200
+
+    def __init__(self, data: Any) -> None:
+        self.size = len(data) if isinstance(data, bytes) else None
+        self._data = io.BytesIO(data) if isinstance(data, bytes) else data
+
+    def header(self, name: str) -> None:
+        """State nothing: what has no ETag is fetched anew from its beginning."""
+
+    def read_into(self, buffer: Any) -> int:
+        data = self._data.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
 class Objects:
     """Stands in for the S3 client: each key has the answers to one request after another, bodies or errors."""
+
+    known_credentials = None
 
     def __init__(self) -> None:
         self.answers: dict[str, list[Any]] = {}
 
-    def get_object(self, Bucket: str, Key: str) -> dict[str, Any]:  # noqa: N803 - boto's names
-        answer = self.answers[Key].pop(0)
+    @contextmanager
+    def request(self, operation: str, method: str, bucket: str, key: str, **_: Any) -> Iterator[Body]:
+        answer = self.answers[key].pop(0)
         if isinstance(answer, Exception):
             raise answer
-        data, length = (answer, len(answer)) if isinstance(answer, bytes) else (answer, None)
-        return {"Body": StreamingBody(io.BytesIO(data) if isinstance(data, bytes) else data, length)}
+        yield Body(answer)
 
-    def close(self) -> None:
-        """Be as a client that is replaced by one with other credentials."""
+    def forget_credentials(self, used: None) -> None:
+        """Be as a client that finds others."""
 
 
 @pytest.fixture
@@ -743,7 +766,7 @@ def objects() -> Objects:
 
 @pytest.fixture
 def store(objects: Objects, monkeypatch: pytest.MonkeyPatch) -> Storage:
-    monkeypatch.setattr(storage, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(retrying, "FIRST_PAUSE_SECONDS", 0.001)
     made = Storage(None, 1)
     made.__dict__["_client"] = objects
     return made
@@ -894,10 +917,10 @@ LARGE = tarred(file("f", b"x" * 3_000_000), file("g"))
 @pytest.mark.parametrize(
     "broken",
     [
-        Interrupted(LARGE[:2_000_000], ProtocolError("broken")),
-        Interrupted(LARGE[:2_000_000], SSLError("broken")),
-        Interrupted(LARGE, ProtocolError("after all of it")),
-        Interrupted(b"", ReadTimeoutError(None, "", "late")),  # type: ignore[arg-type]
+        Interrupted(LARGE[:2_000_000], ResponseStreamingError(error="broken")),
+        Interrupted(LARGE[:2_000_000], ResponseStreamingError(error="TLS")),
+        Interrupted(LARGE, ResponseStreamingError(error="after all of it")),
+        Interrupted(b"", ReadTimeoutError(endpoint_url="late")),
     ],
 )
 def test_a_body_that_breaks_off_is_fetched_anew(fetch: Fetch, target: Path, broken: Interrupted) -> None:
@@ -917,7 +940,10 @@ class InterruptedOnce(Interrupted):
 
 
 def test_a_body_that_seems_to_end_after_it_broke_off_is_fetched_anew(fetch: Fetch, target: Path) -> None:
-    assert fetch(InterruptedOnce(LARGE[:2_000_000], ProtocolError("broken")), LARGE) == [target / "f", target / "g"]
+    assert fetch(InterruptedOnce(LARGE[:2_000_000], ResponseStreamingError(error="broken")), LARGE) == [
+        target / "f",
+        target / "g",
+    ]
 
 
 def test_a_stream_ends_with_the_cancellation(objects: Objects, store: Storage, cancellation: Cancellation) -> None:
@@ -936,29 +962,28 @@ def test_a_stream_ends_with_the_cancellation(objects: Objects, store: Storage, c
 
 
 def test_what_a_broken_attempt_made_is_gone(fetch: Fetch, target: Path) -> None:
-    other = Interrupted(tarred(file("stale"), file("d/stale")), ProtocolError("broken"))
+    other = Interrupted(tarred(file("stale"), file("d/stale")), ResponseStreamingError(error="broken"))
     assert fetch(other, tarred(file("d/f"))) == [target / "d"]
     assert tree(target).keys() == {"d", "d/f"}
 
 
-class Mistaken(StreamingBody):
-    """A body whose checksum is wrong, as botocore tells it: at the end."""
+class Mistaken:
+    """A body whose checksum is wrong, which is told at its end."""
 
-    def read(self, amt: int | None = None) -> bytes:
-        data: bytes = super().read(amt)
-        if not data:
-            raise FlexibleChecksumError(error_msg="wrong")
-        return data
+    def __init__(self, data: bytes) -> None:
+        self._data = io.BytesIO(data)
 
-    def close(self) -> None:
-        pass
+    def read(self, size: int) -> bytes:
+        if data := self._data.read(size):
+            return data
+        raise FlexibleChecksumError(error_msg="wrong")
 
 
 @pytest.mark.parametrize("wrong", [LARGE, b"\1" + LARGE[1:], gzip.compress(LARGE)[:-1], b""])
 def test_a_body_with_a_wrong_checksum_is_fetched_anew_whatever_is_in_it(
     fetch: Fetch, target: Path, wrong: bytes
 ) -> None:
-    fetch(Mistaken(io.BytesIO(wrong), None), tarred(file("right")))
+    fetch(Mistaken(wrong), tarred(file("right")))
     assert os.listdir(target) == ["right"]
 
 
@@ -997,7 +1022,7 @@ def test_every_fault_has_its_error_and_one_line_in_the_log_without_names(
     answers: list[Any],
     expected: type[LongshoreError],
 ) -> None:
-    monkeypatch.setattr(storage, "MAX_ATTEMPTS", 3)
+    monkeypatch.setattr(retrying, "MAX_ATTEMPTS", 3)
     caplog.set_level("INFO")
     with pytest.raises(expected, match="Could not set up model: ") as caught:
         fetch(*answers)

@@ -1,0 +1,252 @@
+"""S3 -> a file or a stream. An object is asked for once, as a whole; what is large is then fetched in parts.
+
+The first answer says how large the object is, which version of it this is (its ETag) and what its checksum is, so there
+is no HEAD, which would cost a round trip. It is read to the end of the first part; the other parts are asked for by
+several threads at the same time, on condition that the object is still the same, and each is tried again by itself.
+"""
+
+import io
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .cancellation import Cancellation
+from .part_crew import work_together
+from .s3_checksum import Checksum, Stated
+from .s3_client import Answer, S3Client
+from .s3_faults import ObjectChanged, is_changed
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+PART_BYTES = 32 * 1024 * 1024
+"""What one request fetches of a larger object."""
+
+CHUNK_BYTES = 1024 * 1024
+WITH_CHECKSUM: Mapping[str, str] = {"x-amz-checksum-mode": "ENABLED"}
+
+Retry = Callable[[Callable[[], Any]], Any]
+"""Tries something again for as long as S3 or the way to it fails."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """An object, and how to ask for it; `ranges` is cleared for good by an S3 server that knows none."""
+
+    client: S3Client
+    bucket: str
+    key: str
+    retry: Retry
+    cancellation: Cancellation
+    ranges: threading.Event
+
+    def whole(self) -> "Open":
+        """Ask for all of it."""
+        return Open(self, WITH_CHECKSUM)
+
+    def part(self, etag: str, start: int, end: int | None = None) -> "Open":
+        """Ask for the bytes from `start` on, before `end`; raises ObjectChanged if it has another ETag by now."""
+        last = "" if end is None else end - 1
+        try:
+            opened = Open(self, {"range": f"bytes={start}-{last}", "if-match": etag})
+        except Exception as error:
+            if is_changed(error):
+                raise ObjectChanged from error
+            raise
+        if opened.answer.status != 206:
+            opened.close()
+            self.ranges.clear()
+            raise ObjectChanged
+        return opened
+
+
+class Open(ExitStack):
+    """An answer that is being read; closing it gives its connection back, or ends it before the body's end."""
+
+    def __init__(self, source: Source, headers: Mapping[str, str]) -> None:
+        super().__init__()
+        request = source.client.request("GetObject", "GET", source.bucket, source.key, headers=headers)
+        self.answer: Answer = self.enter_context(request)
+
+
+class _Buffers(threading.local):
+    """One buffer for each thread that reads bodies: a new one for each would have to be filled with zeros first."""
+
+    def __init__(self) -> None:
+        self.view = memoryview(bytearray(0))
+
+    def of(self, size: int) -> memoryview:
+        size = min(size, CHUNK_BYTES)
+        if len(self.view) < size:
+            self.view = memoryview(bytearray(size))
+        return self.view
+
+
+_buffers = _Buffers()
+
+
+def get_file(source: Source, path: str, pool: Executor) -> int:
+    """Get an object into a new file and return its size; one attempt, but for the parts of a large object."""
+    with source.whole() as first:
+        answer = first.answer
+        source.cancellation.raise_if_set()  # the answer may have taken long, and nobody waits for the file any more
+        stated, etag, size = Stated.by(answer), answer.header("etag"), answer.size
+        with open(path, "wb", buffering=0) as file:
+            if size is None or size <= PART_BYTES or not etag or not source.ranges.is_set():
+                _copy_whole(source, answer, file.fileno(), stated)
+                return answer.received
+            _copy_parts(source, first, etag, size, file.fileno(), pool)
+    if stated:
+        _compare(path, stated, source.cancellation)
+    return size
+
+
+def _copy_whole(source: Source, answer: Answer, file: int, stated: Stated | None) -> None:
+    checksum = stated.start() if stated else None
+    offset = 0
+    view = _buffers.of(CHUNK_BYTES if answer.size is None else answer.size + 1)
+    while count := answer.read_into(view):
+        chunk = view[:count]
+        source.cancellation.raise_if_set()
+        if checksum:
+            checksum.update(chunk)
+        write_at(file, chunk, offset)
+        offset += count
+    if stated and checksum:
+        stated.compare(checksum)
+
+
+class _Part(NamedTuple):
+    start: int
+    end: int
+
+
+def _copy_parts(source: Source, first: Open, etag: str, size: int, file: int, pool: Executor) -> None:
+    """Copy the first part from an answer that is open, and ask for the others; the answer is closed."""
+    opened: list[Open] = [first]
+
+    def copy(part: _Part) -> None:
+        if source.retry(lambda: _attempt(part)):
+            raise ObjectChanged
+
+    def _attempt(part: _Part) -> bool:
+        """Copy a part, and return whether the object is another one now, which no other attempt can help."""
+        try:
+            with opened.pop() if opened and not part.start else source.part(etag, *part) as one:
+                _copy_range(source, one.answer, file, part)
+        except ObjectChanged:
+            return True
+        return False
+
+    starts = range(0, size, PART_BYTES)
+    work_together(pool, [_Part(start, min(start + PART_BYTES, size)) for start in starts], copy)
+
+
+def _copy_range(source: Source, answer: Answer, file: int, part: _Part) -> None:
+    offset, end = part
+    view = _buffers.of(CHUNK_BYTES)
+    while offset < end:
+        count = answer.read_into(view[: end - offset])
+        source.cancellation.raise_if_set()
+        if not count:
+            raise answer.cut_off(end - part.start)
+        write_at(file, view[:count], offset)
+        offset += count
+
+
+def _compare(path: str, stated: Stated, cancellation: Cancellation) -> None:
+    """Compare the checksum of a file that came in parts: reading it once more is cheap while it is in memory."""
+    checksum = stated.start()
+    view = _buffers.of(CHUNK_BYTES)
+    with open(path, "rb", buffering=0) as file:
+        while count := file.readinto(view):
+            cancellation.raise_if_set()
+            checksum.update(view[:count])
+    stated.compare(checksum)
+
+
+def write_at(file: int, data: memoryview, offset: int) -> None:
+    while data:
+        written = os.pwrite(file, data, offset)
+        data, offset = data[written:], offset + written
+
+
+class Stream(io.RawIOBase):
+    """The body of an object as a file, which goes on where it was when its connection breaks.
+
+    Reading it raises the cancellation's reason once there is one. The body does not end when it is closed: whoever
+    buffers the file may close it, and there may be more to compare.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._opened: Open | None = source.whole()
+        answer = self._opened.answer
+        self._size = answer.size
+        self._etag = answer.header("etag")
+        self._stated = Stated.by(answer)
+        self._checksum: Checksum | None = self._stated.start() if self._stated else None
+        self._position = 0
+        self._fault: Exception | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        if self._fault:
+            raise self._fault
+        view = memoryview(buffer).cast("B")
+        try:
+            count = self._read(view)
+        except Exception as error:
+            self._fault = error
+            raise
+        if self._checksum:
+            self._checksum.update(view[:count])
+        self._position += count
+        return count
+
+    def _read(self, view: memoryview) -> int:
+        self._source.cancellation.raise_if_set()
+        resumes = self._etag is not None and self._size is not None and self._source.ranges.is_set()
+        return self._source.retry(lambda: self._attempt(view)) if resumes else self._attempt(view)
+
+    def _attempt(self, view: memoryview) -> int:
+        if self._position == self._size:
+            return 0
+        if self._opened is None:
+            assert self._etag
+            self._opened = self._source.part(self._etag, self._position)
+        try:
+            return self._opened.answer.read_into(view)
+        except Exception:
+            self.end()
+            raise
+
+    def read_to_end(self) -> None:
+        """Read what is left, so that length and checksum are compared; raises what reading raised before."""
+        view = _buffers.of(CHUNK_BYTES)
+        while self.readinto(view):
+            pass
+        if self._stated and self._checksum:
+            self._stated.compare(self._checksum)
+
+    def end(self) -> None:
+        """Let go of the connection."""
+        opened, self._opened = self._opened, None
+        if opened:
+            opened.close()
+
+
+@contextmanager
+def streamed(source: Source) -> Iterator[Stream]:
+    """Give the block the body of an object, and let go of its connection after it."""
+    stream = Stream(source)
+    try:
+        yield stream
+    finally:
+        stream.end()
