@@ -8,11 +8,10 @@ import ssl
 import threading
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from http.client import HTTPException, HTTPResponse, RemoteDisconnected
+from collections.abc import Mapping
+from http.client import HTTPException
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from botocore.exceptions import (
     ClientError,
@@ -26,6 +25,7 @@ from botocore.exceptions import (
     SSLError,
 )
 
+from .http_answer import BrokenAnswer, ConnectionLost, HttpAnswer
 from .s3_connection import Body, Connection, Connections
 from .s3_place import Place, Places
 from .s3_signature import EMPTY, UNSIGNED, Keys, encoded_key, encoded_query
@@ -42,30 +42,34 @@ SESSION_SECONDS = 240
 REDIRECTS = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
 """What is answered for a bucket that is in another region than where it was asked for, besides redirects."""
 
-LOST = (ConnectionResetError, BrokenPipeError, RemoteDisconnected)
+LOST = (ConnectionResetError, BrokenPipeError, ConnectionLost)
+"""What a kept connection ends with that the other side has closed meanwhile."""
 
 
 class Answer:
-    """What S3 answered to a request that it granted; read it to its end, so that its connection is kept."""
+    """What S3 answered to a request; closing it keeps its connection if it was read to its end, and ends it if not."""
 
-    def __init__(self, response: HTTPResponse, url: str) -> None:
-        self._response = response
-        self._url = url
-        self.status = response.status
-        self.size = response.length
+    def __init__(self, http: HttpAnswer, connection: Connection, connections: Connections) -> None:
+        self._http = http
+        self._connection = connection
+        self._connections = connections
+        self._is_open = True
+        self.status = http.status
+        self.size = http.size
         """Bytes of the body, None where the answer does not say."""
         self.received = 0
 
     def header(self, name: str) -> str | None:
-        return self._response.headers.get(name)
+        """Return a header, whose name is in lower case."""
+        return self._http.headers.get(name)
 
     def read_into(self, buffer: "WriteableBuffer") -> int:
-        """Fill a buffer as far as there is more, and return by how much: 0 at the end, which is compared."""
+        """Fill a buffer as far as something is there, and return by how much: 0 at the end, which is compared."""
         try:
-            count = self._response.readinto(buffer)
+            count = self._http.read_into(buffer)
         except TimeoutError as error:
-            raise ReadTimeoutError(endpoint_url=self._url) from error
-        except (OSError, HTTPException) as error:
+            raise ReadTimeoutError(endpoint_url=self._connection.origin) from error
+        except (OSError, BrokenAnswer) as error:
             raise ResponseStreamingError(error=error) from error
         self.received += count
         if not count and self.size is not None and self.received != self.size:
@@ -78,15 +82,25 @@ class Answer:
 
     def read(self, most: int | None = None) -> bytes:
         """Return the body, or the beginning of it."""
-        parts, left = [], most
-        while left is None or left > 0:
-            buffer = bytearray(min(MAX_ERROR_BYTES, left or MAX_ERROR_BYTES))
-            count = self.read_into(buffer)
-            if not count:
-                break
-            parts.append(bytes(buffer[:count]))
-            left = None if left is None else left - count
-        return b"".join(parts)
+        body = bytearray()
+        buffer = bytearray(MAX_ERROR_BYTES)
+        while (most is None or len(body) < most) and (count := self.read_into(buffer)):
+            body += buffer[:count]
+        return bytes(body[:most])
+
+    def close(self) -> None:
+        if self._is_open:
+            self._is_open = False
+            if self._http.is_ended and self._http.can_go_on:
+                self._connections.give_back(self._connection)
+            else:
+                self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class S3Client:
@@ -119,7 +133,6 @@ class S3Client:
     def close(self) -> None:
         self._connections.close()
 
-    @contextmanager
     def request(
         self,
         operation: str,
@@ -129,90 +142,55 @@ class S3Client:
         query: Mapping[str, str] = NOTHING,
         headers: Mapping[str, str] = NOTHING,
         body: Body = b"",
-    ) -> Iterator[Answer]:
-        """Give the block the answer to a request, if it is a good one; `operation` is S3's name for it.
+    ) -> Answer:
+        """Return the answer to a request, if it is a good one, to be closed; `operation` is S3's name for it.
 
         Raises ClientError for what S3 refuses, and botocore's errors for what is wrong with the way to it, a bucket's
-        name or the credentials. Whatever the block leaves of the body is not read: the connection is closed then.
+        name or the credentials.
         """
         if not key:
             raise ParamValidationError(report="An object's key can not be empty")
         place = self._places.of(bucket)
-        path = f"{place.base}/{encoded_key(key)}"
-        answered = self._send(place, bucket, method, path, query, headers, body)
-        if answered[1].status >= 300:
-            error, region = self._refusal(*answered, operation)
+        answer = self._send(place, bucket, method, key, query, headers, body)
+        if answer.status >= 300:
+            error, region = _refusal(answer, operation)
             if not region or region == place.region:
                 raise error
             self._places.move(bucket, region)
-            place = self._places.of(bucket)
-            path = f"{place.base}/{encoded_key(key)}"
-            answered = self._send(place, bucket, method, path, query, headers, body)
-            if answered[1].status >= 300:
-                raise self._refusal(*answered, operation)[0]
-        connection, response = answered
-        answer = Answer(response, connection.origin)
-        try:
-            yield answer
-        finally:
-            self._done(connection, response)
-
-    def _done(self, connection: Connection, response: HTTPResponse) -> None:
-        if not response.length:  # None once it is read, 0 where there is no body
-            response.close()
-        if response.isclosed() and not response.will_close:
-            self._connections.give_back(connection)
-        else:
-            response.close()
-            connection.close()
+            answer = self._send(self._places.of(bucket), bucket, method, key, query, headers, body)
+            if answer.status >= 300:
+                raise _refusal(answer, operation)[0]
+        return answer
 
     def _send(
         self,
         place: Place,
         bucket: str,
         method: str,
-        path: str,
+        key: str,
         query: Mapping[str, str],
         headers: Mapping[str, str],
         body: Body,
-    ) -> tuple[Connection, HTTPResponse]:
+    ) -> Answer:
         keys = self._session_keys(place, bucket) if place.has_sessions else self._places.keys()
-        encoded = encoded_query(query)
-        payload = UNSIGNED if body else EMPTY
+        path, encoded = f"{place.base}/{encoded_key(key)}", encoded_query(query)
         unsigned = {"host": place.host, **self._always, **headers}
-        signed = place.signer.signed(keys, method, path, encoded, unsigned, payload)
+        signed = place.signer.signed(keys, method, path, encoded, unsigned, UNSIGNED if body else EMPTY)
         if body or method != "GET":
             signed["content-length"] = str(len(body))
         return self._exchange(place.origin, method, f"{path}?{encoded}" if encoded else path, signed, body)
 
-    def _exchange(
-        self, origin: str, method: str, target: str, headers: Mapping[str, str], body: Body
-    ) -> tuple[Connection, HTTPResponse]:
+    def _exchange(self, origin: str, method: str, target: str, headers: Mapping[str, str], body: Body) -> Answer:
         """Send a request and wait for the head of its answer, on a new connection if a kept one has ended."""
         connection = self._connections.take(origin)
         while True:
             try:
-                return connection, _ask(connection, method, target, headers, body)
+                return Answer(_ask(connection, method, target, headers, body), connection, self._connections)
             except BaseException as error:
                 connection.close()
                 if not (connection.was_used and isinstance(error, LOST)):
                     raise
             connection = self._connections.take(origin, fresh=True)
-
-    def _refusal(
-        self, connection: Connection, response: HTTPResponse, operation: str
-    ) -> tuple[ClientError, str | None]:
-        """Return the error of an answer that is none, and the region that the bucket is in if S3 says so."""
-        answer = Answer(response, connection.origin)
-        try:
-            body = answer.read(MAX_ERROR_BYTES)
-        finally:
-            self._done(connection, response)
-        said = elements_of(body)
-        error = refusal(said, response.status, operation)
-        region = answer.header("x-amz-bucket-region") or said.get("Region")
-        moved = response.status in (301, 302, 307) or error.response["Error"]["Code"] in REDIRECTS
-        return error, region if moved else None
 
     def _session_keys(self, place: Place, bucket: str) -> Keys:
         """Return the keys of a session with a bucket that wants one (S3 Express), a new one if the last has ended."""
@@ -221,20 +199,17 @@ class S3Client:
             if known and time.monotonic() < until:
                 return known
             signed = place.signer.signed(self._places.keys(), "GET", "/", "session=", {"host": place.host}, EMPTY)
-            answered = self._exchange(place.origin, "GET", "/?session=", signed, b"")
-            if answered[1].status >= 300:
-                raise self._refusal(*answered, "CreateSession")[0]
-            connection, response = answered
-            try:
-                said = elements_of(Answer(response, connection.origin).read(MAX_ERROR_BYTES))
-            finally:
-                self._done(connection, response)
+            with self._exchange(place.origin, "GET", "/?session=", signed, b"") as answer:
+                if answer.status >= 300:
+                    raise _refusal(answer, "CreateSession")[0]
+                said = elements_of(answer.read(MAX_ERROR_BYTES))
             keys = Keys(said["AccessKeyId"], said["SecretAccessKey"], said["SessionToken"])
             self._sessions[bucket] = keys, time.monotonic() + SESSION_SECONDS
             return keys
 
 
-def _ask(connection: Connection, method: str, target: str, headers: Mapping[str, str], body: Body) -> HTTPResponse:
+def _ask(connection: Connection, method: str, target: str, headers: Mapping[str, str], body: Body) -> HttpAnswer:
+    """Make a request; raises botocore's errors, and for a kept connection that has ended those of LOST."""
     url = connection.origin
     try:
         connection.open()
@@ -245,13 +220,7 @@ def _ask(connection: Connection, method: str, target: str, headers: Mapping[str,
     except (OSError, HTTPException) as error:
         raise EndpointConnectionError(endpoint_url=url) from error
     try:
-        try:
-            connection.send(method, target, headers, body)
-        except (BrokenPipeError, ConnectionResetError):
-            if not body:
-                raise
-            # else it may have answered before it had the whole body, and told why
-        return connection.answer()
+        return connection.ask(method, target, headers, body)
     except TimeoutError as error:
         raise ReadTimeoutError(endpoint_url=url) from error
     except LOST as error:
@@ -260,8 +229,18 @@ def _ask(connection: Connection, method: str, target: str, headers: Mapping[str,
         raise ConnectionClosedError(endpoint_url=url) from error
     except ssl.SSLError as error:
         raise SSLError(endpoint_url=url, error=error) from error
-    except (OSError, HTTPException) as error:
+    except (OSError, BrokenAnswer) as error:
         raise ConnectionClosedError(endpoint_url=url) from error
+
+
+def _refusal(answer: Answer, operation: str) -> tuple[ClientError, str | None]:
+    """Return the error of an answer that grants nothing, and the region that the bucket is in if S3 says so."""
+    with answer:
+        said = elements_of(answer.read(MAX_ERROR_BYTES))
+    error = refusal(said, answer.status, operation)
+    region = answer.header("x-amz-bucket-region") or said.get("Region")
+    moved = answer.status in (301, 302, 307) or error.response["Error"]["Code"] in REDIRECTS
+    return error, region if moved else None
 
 
 def elements_of(document: bytes) -> dict[str, str]:

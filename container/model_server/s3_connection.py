@@ -1,7 +1,4 @@
-"""Connections to S3 that stay open from one request to the next: http.client's, over TLS and proxies as they are set.
-
-urllib3 does the same for botocore and takes twice the time for a small object.
-"""
+"""Connections to S3 that stay open from one request to the next, over TLS and through proxies as they are set."""
 
 import base64
 import select
@@ -9,12 +6,14 @@ import socket
 import ssl
 import threading
 from collections.abc import Mapping
-from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
-from typing import Protocol
+from http.client import HTTPConnection, HTTPSConnection
+from typing import Any, Protocol
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from botocore.httpsession import get_cert_path
 from botocore.utils import get_environ_proxies
+
+from .http_answer import HttpAnswer
 
 CONNECT_SECONDS = 5
 READ_SECONDS = 20
@@ -36,34 +35,39 @@ class Connection:
 
     def __init__(self, origin: str, http: HTTPConnection, through_proxy: bool, headers: dict[str, str]) -> None:
         self.origin = origin
-        self.http = http
+        self._http: Any = http
         self._headers = headers
         self._prefix = origin if through_proxy else ""
         self.was_used = False
 
     def open(self) -> None:
         """Connect, unless that is done; raises OSError."""
-        if self.http.sock is None:
-            self.http.connect()
-            self.http.sock.settimeout(READ_SECONDS)  # type: ignore[attr-defined]
+        if not self._http.sock:
+            self._http.connect()
+            self._http.sock.settimeout(READ_SECONDS)
 
-    def send(self, method: str, path: str, headers: Mapping[str, str], body: Body) -> None:
-        """Send a request; raises OSError and http.client's errors."""
-        http = self.http
-        http.putrequest(method, self._prefix + path, skip_host=True, skip_accept_encoding=True)
-        for name, value in (*headers.items(), *self._headers.items()):
-            http.putheader(name, value)
-        http.endheaders(body if isinstance(body, bytes) else None)
-        if not isinstance(body, bytes):
-            body.send_to(http.sock)
-
-    def answer(self) -> HTTPResponse:
-        """Wait for the answer; raises OSError and http.client's errors."""
-        return self.http.getresponse()
+    def ask(self, method: str, path: str, headers: Mapping[str, str], body: Body) -> HttpAnswer:
+        """Send a request and wait for the head of its answer; raises OSError, BrokenAnswer and ConnectionLost."""
+        sock: socket.socket = self._http.sock
+        lines = [f"{name}: {value}\r\n" for name, value in (*headers.items(), *self._headers.items())]
+        head = f"{method} {self._prefix}{path} HTTP/1.1\r\n{''.join(lines)}\r\n"
+        if head.count("\n") != len(lines) + 2 or head.count("\r") != len(lines) + 2:
+            raise ValueError("A header can not have a line break")
+        try:
+            if isinstance(body, bytes):
+                sock.sendall(head.encode("latin-1") + body)
+            else:
+                sock.sendall(head.encode("latin-1"))
+                body.send_to(sock)
+        except (BrokenPipeError, ConnectionResetError):
+            if not body:
+                raise
+            # else it may have answered before it had the whole body, and told why
+        return HttpAnswer(sock)
 
     def is_ended(self) -> bool:
         """Say whether the other side has closed it, or sent what nobody asked for, while it was idle."""
-        sock = self.http.sock
+        sock = self._http.sock
         if sock is None:
             return True
         poll = select.poll()
@@ -71,7 +75,7 @@ class Connection:
         return bool(poll.poll(0))
 
     def close(self) -> None:
-        self.http.close()
+        self._http.close()
 
 
 class Connections:

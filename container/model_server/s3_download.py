@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -44,33 +44,27 @@ class Source:
     cancellation: Cancellation
     ranges: threading.Event
 
-    def whole(self) -> "Open":
+    def whole(self) -> Answer:
         """Ask for all of it."""
-        return Open(self, WITH_CHECKSUM)
+        return self._get(WITH_CHECKSUM)
 
-    def part(self, etag: str, start: int, end: int | None = None) -> "Open":
+    def part(self, etag: str, start: int, end: int | None = None) -> Answer:
         """Ask for the bytes from `start` on, before `end`; raises ObjectChanged if it has another ETag by now."""
         last = "" if end is None else end - 1
         try:
-            opened = Open(self, {"range": f"bytes={start}-{last}", "if-match": etag})
+            answer = self._get({"range": f"bytes={start}-{last}", "if-match": etag})
         except Exception as error:
             if is_changed(error):
                 raise ObjectChanged from error
             raise
-        if opened.answer.status != 206:
-            opened.close()
+        if answer.status != 206:
+            answer.close()
             self.ranges.clear()
             raise ObjectChanged
-        return opened
+        return answer
 
-
-class Open(ExitStack):
-    """An answer that is being read; closing it gives its connection back, or ends it before the body's end."""
-
-    def __init__(self, source: Source, headers: Mapping[str, str]) -> None:
-        super().__init__()
-        request = source.client.request("GetObject", "GET", source.bucket, source.key, headers=headers)
-        self.answer: Answer = self.enter_context(request)
+    def _get(self, headers: Mapping[str, str]) -> Answer:
+        return self.client.request("GetObject", "GET", self.bucket, self.key, headers=headers)
 
 
 class _Buffers(threading.local):
@@ -91,15 +85,14 @@ _buffers = _Buffers()
 
 def get_file(source: Source, path: str, pool: Executor) -> int:
     """Get an object into a new file and return its size; one attempt, but for the parts of a large object."""
-    with source.whole() as first:
-        answer = first.answer
+    with source.whole() as answer:
         source.cancellation.raise_if_set()  # the answer may have taken long, and nobody waits for the file any more
         stated, etag, size = Stated.by(answer), answer.header("etag"), answer.size
         with open(path, "wb", buffering=0) as file:
             if size is None or size <= PART_BYTES or not etag or not source.ranges.is_set():
                 _copy_whole(source, answer, file.fileno(), stated)
                 return answer.received
-            _copy_parts(source, first, etag, size, file.fileno(), pool)
+            _copy_parts(source, answer, etag, size, file.fileno(), pool)
     if stated:
         _compare(path, stated, source.cancellation)
     return size
@@ -125,9 +118,9 @@ class _Part(NamedTuple):
     end: int
 
 
-def _copy_parts(source: Source, first: Open, etag: str, size: int, file: int, pool: Executor) -> None:
+def _copy_parts(source: Source, first: Answer, etag: str, size: int, file: int, pool: Executor) -> None:
     """Copy the first part from an answer that is open, and ask for the others; the answer is closed."""
-    opened: list[Open] = [first]
+    opened = [first]
 
     def copy(part: _Part) -> None:
         if source.retry(lambda: _attempt(part)):
@@ -136,8 +129,8 @@ def _copy_parts(source: Source, first: Open, etag: str, size: int, file: int, po
     def _attempt(part: _Part) -> bool:
         """Copy a part, and return whether the object is another one now, which no other attempt can help."""
         try:
-            with opened.pop() if opened and not part.start else source.part(etag, *part) as one:
-                _copy_range(source, one.answer, file, part)
+            with opened.pop() if opened and not part.start else source.part(etag, *part) as answer:
+                _copy_range(source, answer, file, part)
         except ObjectChanged:
             return True
         return False
@@ -184,8 +177,8 @@ class Stream(io.RawIOBase):
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        self._opened: Open | None = source.whole()
-        answer = self._opened.answer
+        answer = source.whole()
+        self._answer: Answer | None = answer
         self._size = answer.size
         self._etag = answer.header("etag")
         self._stated = Stated.by(answer)
@@ -218,11 +211,11 @@ class Stream(io.RawIOBase):
     def _attempt(self, view: memoryview) -> int:
         if self._position == self._size:
             return 0
-        if self._opened is None:
+        if self._answer is None:
             assert self._etag
-            self._opened = self._source.part(self._etag, self._position)
+            self._answer = self._source.part(self._etag, self._position)
         try:
-            return self._opened.answer.read_into(view)
+            return self._answer.read_into(view)
         except Exception:
             self.end()
             raise
@@ -237,9 +230,9 @@ class Stream(io.RawIOBase):
 
     def end(self) -> None:
         """Let go of the connection."""
-        opened, self._opened = self._opened, None
-        if opened:
-            opened.close()
+        answer, self._answer = self._answer, None
+        if answer:
+            answer.close()
 
 
 @contextmanager

@@ -23,6 +23,7 @@ LAYERS = [
         "orphans",
         "archive_limits",
         "part_crew",
+        "http_answer",
         "s3_signature",
     ],
     ["scoreboard", "setting_types", "user", "job_config", "faults", "zip_member", "s3_faults", "machine_limits"]

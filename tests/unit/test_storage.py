@@ -1,8 +1,8 @@
 """What S3's answers mean: try again, give up, or the task's own fault. Without a network."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import boto3
@@ -244,13 +244,9 @@ def test_an_answer_that_comes_after_the_cancellation_opens_no_file_and_keeps_no_
     class LateClient:
         known_credentials = None
 
-        @contextmanager
-        def request(self, *_: Any, **__: Any) -> Iterator[Any]:
+        def request(self, *_: Any, **__: Any) -> Any:
             cancellation.cancel(ClientLeft())
-            try:
-                yield None
-            finally:
-                closed.append(True)
+            return closing(SimpleNamespace(close=lambda: closed.append(True)))
 
     made = Storage(None, 1)
     made.__dict__["_client"] = LateClient()

@@ -15,7 +15,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -739,6 +739,9 @@ class Body:
         buffer[: len(data)] = data
         return len(data)
 
+    def close(self) -> None:
+        """Be as an answer that is let go."""
+
 
 class Objects:
     """Stands in for the S3 client: each key has the answers to one request after another, bodies or errors."""
@@ -748,12 +751,11 @@ class Objects:
     def __init__(self) -> None:
         self.answers: dict[str, list[Any]] = {}
 
-    @contextmanager
-    def request(self, operation: str, method: str, bucket: str, key: str, **_: Any) -> Iterator[Body]:
+    def request(self, operation: str, method: str, bucket: str, key: str, **_: Any) -> Body:
         answer = self.answers[key].pop(0)
         if isinstance(answer, Exception):
             raise answer
-        yield Body(answer)
+        return Body(answer)
 
     def forget_credentials(self, used: None) -> None:
         """Be as a client that finds others."""

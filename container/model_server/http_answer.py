@@ -1,0 +1,138 @@
+"""The answer to an HTTP/1.1 request, read from its socket: its head, and its body by length, in chunks, or to the end.
+
+http.client does the same by way of the parser of e-mails and a buffered file, which take half of all the time that a
+small object costs; the rest of http.client, which connects, is used as it is. RFC 9112, sections 4 to 7.
+"""
+
+import re
+import socket
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+FIRST_BYTES = 16 * 1024
+"""What is read at once of an answer: a small one is whole then."""
+
+MAX_HEAD_BYTES = 64 * 1024
+MAX_LINE_BYTES = 1024
+STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [^\r\n]*)?")
+NO_BODY = (204, 304)
+
+
+class BrokenAnswer(Exception):
+    """What came is no answer by the rules of HTTP."""
+
+
+class ConnectionLost(Exception):
+    """The other side has closed the connection instead of answering."""
+
+
+class HttpAnswer:
+    """One answer; its names of headers are in lower case. `size` is the length of its body, None if it does not say.
+
+    All that reads raises OSError and BrokenAnswer.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        """Wait for the head of an answer; raises ConnectionLost too."""
+        self._sock = sock
+        self._ahead = b""
+        """What came with the head, and is not read yet."""
+        version, self.status, self.headers = self._read_head()
+        while 100 <= self.status < 200:
+            version, self.status, self.headers = self._read_head()
+        self._in_chunks = self.headers.get("transfer-encoding", "").lower() == "chunked"
+        self.size = None if self._in_chunks else self._stated_size()
+        self._left = self.size
+        """Bytes to come of the body, or of the chunk; None where the end of the connection ends the body."""
+        if self._in_chunks:
+            self._left = 0
+        self._first_chunk = True
+        self.is_ended = self.size == 0
+        self.can_go_on = (
+            self.headers.get("connection", "").lower() != "close"
+            and version == b"1"
+            and (self._in_chunks or self.size is not None)
+        )
+
+    def read_into(self, buffer: "WriteableBuffer") -> int:
+        """Fill a buffer as far as something is there, and return by how much: 0 at the body's end only."""
+        view = memoryview(buffer).cast("B")
+        if self._in_chunks and not self._left and not self.is_ended:
+            self._next_chunk()
+        if self.is_ended or not view:
+            return 0
+        if self._left is not None:
+            view = view[: self._left]
+        if self._ahead:
+            count = min(len(view), len(self._ahead))
+            view[:count] = self._ahead[:count]
+            self._ahead = self._ahead[count:]
+        else:
+            count = self._sock.recv_into(view)
+        if not count:
+            self.is_ended = self.size is None and not self._in_chunks
+            if not self.is_ended:
+                self.can_go_on = False
+                if self._in_chunks:
+                    raise BrokenAnswer("cut off in a chunk")
+        elif self._left is not None:
+            self._left -= count
+            self.is_ended = not self._left and not self._in_chunks
+        return count
+
+    def _read_head(self) -> tuple[bytes, int, dict[str, str]]:
+        data = self._ahead
+        while (end := data.find(b"\r\n\r\n")) < 0:
+            if len(data) > MAX_HEAD_BYTES:
+                raise BrokenAnswer("a head that does not end")
+            more = self._sock.recv(FIRST_BYTES)
+            if not more:
+                raise BrokenAnswer("cut off in the head") if data else ConnectionLost
+            data += more
+        self._ahead = data[end + 4 :]
+        first, *lines = data[:end].split(b"\r\n")
+        status = STATUS_LINE.fullmatch(first)
+        if not status:
+            raise BrokenAnswer("no status line")
+        headers = {}
+        for line in lines:
+            name, colon, value = line.decode("latin-1").partition(":")
+            if not colon:
+                raise BrokenAnswer("a header without a colon")
+            headers[name.lower()] = value.strip()
+        return status[1], int(status[2]), headers
+
+    def _stated_size(self) -> int | None:
+        if self.status in NO_BODY:
+            return 0
+        stated = self.headers.get("content-length")
+        if stated is None:
+            return None
+        if not stated.isascii() or not stated.isdecimal():
+            raise BrokenAnswer("a length that is none")
+        return int(stated)
+
+    def _next_chunk(self) -> None:
+        if not self._first_chunk and self._line():
+            raise BrokenAnswer("a chunk that is too long")
+        self._first_chunk = False
+        size = self._line().split(b";")[0].strip()
+        try:
+            self._left = int(size, 16)
+        except ValueError as error:
+            raise BrokenAnswer("a chunk without its size") from error
+        if not self._left:
+            while self._line():
+                pass  # headers that follow the body
+            self.is_ended = True
+
+    def _line(self) -> bytes:
+        while (end := self._ahead.find(b"\r\n")) < 0:
+            more = self._sock.recv(FIRST_BYTES) if len(self._ahead) < MAX_LINE_BYTES else b""
+            if not more:
+                raise BrokenAnswer("cut off between chunks")
+            self._ahead += more
+        line, self._ahead = self._ahead[:end], self._ahead[end + 2 :]
+        return line
