@@ -25,8 +25,8 @@ from botocore.exceptions import (
     SSLError,
 )
 
-from .http_answer import BrokenAnswer, ConnectionLost, HttpAnswer
-from .s3_connection import Body, Connection, Connections
+from .http_answer import BrokenAnswer, HttpAnswer
+from .s3_connection import LOST, Body, Connection, Connections
 from .s3_place import Place, Places
 from .s3_signature import EMPTY, UNSIGNED, Keys, encoded_key, encoded_query
 
@@ -41,9 +41,6 @@ SESSION_SECONDS = 240
 
 REDIRECTS = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
 """What is answered for a bucket that is in another region than where it was asked for, besides redirects."""
-
-LOST = (ConnectionResetError, BrokenPipeError, ConnectionLost)
-"""What a kept connection ends with that the other side has closed meanwhile."""
 
 
 class Answer:

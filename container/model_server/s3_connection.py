@@ -13,7 +13,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from botocore.httpsession import get_cert_path
 from botocore.utils import get_environ_proxies
 
-from .http_answer import HttpAnswer
+from .http_answer import ConnectionLost, HttpAnswer
 
 CONNECT_SECONDS = 5
 READ_SECONDS = 20
@@ -27,6 +27,9 @@ class FileBody(Protocol):
 
 
 Body = bytes | FileBody
+LOST = (ConnectionResetError, BrokenPipeError, ConnectionLost, ssl.SSLEOFError, ssl.SSLZeroReturnError)
+"""What a request meets on a connection that the other side has closed."""
+
 UNSIGNED_HEADERS = {"user-agent": "longshore"}
 
 
@@ -59,10 +62,12 @@ class Connection:
             else:
                 sock.sendall(head.encode("latin-1"))
                 body.send_to(sock)
-        except (BrokenPipeError, ConnectionResetError):
+        except LOST:
             if not body:
                 raise
-            # else it may have answered before it had the whole body, and told why
+            answer = HttpAnswer(sock)  # it may have answered before it had the whole body, and told why
+            answer.can_go_on = False
+            return answer
         return HttpAnswer(sock)
 
     def is_ended(self) -> bool:

@@ -93,6 +93,7 @@ def _download(task: Task, folder: Path, staging: Path, storage: Storage, cancell
     """Get all objects and return their bytes; the first fault ends the transfers of the others."""
     together = Cancellation(parent=cancellation)
     publishing = threading.Lock()
+    publish = Publishing(folder).publish
     ahead = iter(enumerate(task.inputs))
 
     def fetch_on() -> int:
@@ -107,12 +108,13 @@ def _download(task: Task, folder: Path, staging: Path, storage: Storage, cancell
 
     def fetch(index: int, item: Input) -> int:
         together.raise_if_set()
+        whole = f"{staging}/{index}"
         with _naming(index):
-            size = storage.get_file(item.bucket_name, item.bucket_key, f"{staging}/{index}", together)
+            size = storage.get_file(item.bucket_name, item.bucket_key, whole, together)
             with publishing:
                 together.raise_if_set()
                 if not item.decompress:
-                    _publish(folder, staging / str(index), folder / item.relative_path)
+                    publish(whole, f"{folder}/{item.relative_path}")
         return size
 
     transfers: list[Future[int]] = []
@@ -209,14 +211,6 @@ class Publishing:
         if os.path.lexists(destination):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         os.rename(whole, destination)
-
-
-def _publish(folder: Path, whole: Path, destination: Path) -> None:
-    """Let a file appear under its name beneath the folder, which must be free."""
-    _make_folder(folder, destination.parent)
-    if os.path.lexists(destination):
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-    whole.rename(destination)
 
 
 def _make_folder(folder: Path, inner: Path) -> None:
