@@ -3,7 +3,7 @@
 import random
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from .cancellation import Cancellation
 from .errors import LongshoreError, StorageUnavailable, without_frames
@@ -18,6 +18,9 @@ FIRST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 5.0
 
 T = TypeVar("T")
+
+Retry = Callable[[Callable[[], Any]], Any]
+"""Tries something again for as long as S3 or the way to it fails."""
 
 
 def retried(
@@ -56,3 +59,22 @@ def retried(
         cancellation.wait(delay) if cancellation else time.sleep(delay)
         pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
     raise AssertionError("unreachable")
+
+
+def retried_part(retry: Retry, attempt: Callable[[], T], whole: type[Exception]) -> T:
+    """Return what an attempt at a part returns, tried again by itself but for a fault that only the whole can pass.
+
+    Such a fault is raised at once, for whoever tries the whole again.
+    """
+
+    def once() -> tuple[T, bool] | tuple[None, bool]:
+        try:
+            return attempt(), True
+        except whole:
+            return None, False
+
+    result, is_done = retry(once)
+    if not is_done:
+        raise whole
+    done: T = result
+    return done

@@ -8,14 +8,15 @@ several threads at the same time, on condition that the object is still the same
 import io
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from .cancellation import Cancellation
 from .part_crew import work_together
+from .retrying import Retry, retried_part
 from .s3_checksum import Checksum, Stated
 from .s3_client import Answer, S3Client
 from .s3_faults import ObjectChanged, is_changed
@@ -28,9 +29,6 @@ PART_BYTES = 32 * 1024 * 1024
 
 CHUNK_BYTES = 1024 * 1024
 WITH_CHECKSUM: Mapping[str, str] = {"x-amz-checksum-mode": "ENABLED"}
-
-Retry = Callable[[Callable[[], Any]], Any]
-"""Tries something again for as long as S3 or the way to it fails."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +55,22 @@ class Source:
             if is_changed(error):
                 raise ObjectChanged from error
             raise
-        if answer.status != 206:
-            answer.close()
+        is_ranged = answer.status == 206
+        if is_ranged and answer.header("etag") in (etag, None):
+            return answer
+        answer.close()  # the server knows no Range, or no If-Match
+        if not is_ranged:
             self.ranges.clear()
-            raise ObjectChanged
-        return answer
+        raise ObjectChanged
 
     def _get(self, headers: Mapping[str, str]) -> Answer:
         return self.client.request("GetObject", "GET", self.bucket, self.key, headers=headers)
+
+
+def _etag_of(answer: Answer) -> str | None:
+    """Return the ETag by which the rest of an object can be asked for: a weak one equals none."""
+    etag = answer.header("etag")
+    return None if etag is None or etag.startswith("W/") else etag
 
 
 class _Buffers(threading.local):
@@ -87,7 +93,7 @@ def get_file(source: Source, path: str, pool: Executor) -> int:
     """Get an object into a new file and return its size; one attempt, but for the parts of a large object."""
     with source.whole() as answer:
         source.cancellation.raise_if_set()  # the answer may have taken long, and nobody waits for the file any more
-        stated, etag, size = Stated.by(answer), answer.header("etag"), answer.size
+        stated, etag, size = Stated.by(answer), _etag_of(answer), answer.size
         with open(path, "wb", buffering=0) as file:
             if size is None or size <= PART_BYTES or not etag or not source.ranges.is_set():
                 _copy_whole(source, answer, file.fileno(), stated)
@@ -123,17 +129,11 @@ def _copy_parts(source: Source, first: Answer, etag: str, size: int, file: int, 
     opened = [first]
 
     def copy(part: _Part) -> None:
-        if source.retry(lambda: _attempt(part)):
-            raise ObjectChanged
+        retried_part(source.retry, lambda: attempt(part), ObjectChanged)
 
-    def _attempt(part: _Part) -> bool:
-        """Copy a part, and return whether the object is another one now, which no other attempt can help."""
-        try:
-            with opened.pop() if opened and not part.start else source.part(etag, *part) as answer:
-                _copy_range(source, answer, file, part)
-        except ObjectChanged:
-            return True
-        return False
+    def attempt(part: _Part) -> None:
+        with opened.pop() if opened and not part.start else source.part(etag, *part) as answer:
+            _copy_range(source, answer, file, part)
 
     starts = range(0, size, PART_BYTES)
     work_together(pool, [_Part(start, min(start + PART_BYTES, size)) for start in starts], copy)
@@ -180,7 +180,7 @@ class Stream(io.RawIOBase):
         answer = source.whole()
         self._answer: Answer | None = answer
         self._size = answer.size
-        self._etag = answer.header("etag")
+        self._etag = _etag_of(answer)
         self._stated = Stated.by(answer)
         self._checksum: Checksum | None = self._stated.start() if self._stated else None
         self._position = 0
@@ -206,7 +206,9 @@ class Stream(io.RawIOBase):
     def _read(self, view: memoryview) -> int:
         self._source.cancellation.raise_if_set()
         resumes = self._etag is not None and self._size is not None and self._source.ranges.is_set()
-        return self._source.retry(lambda: self._attempt(view)) if resumes else self._attempt(view)
+        if not resumes:
+            return self._attempt(view)
+        return retried_part(self._source.retry, lambda: self._attempt(view), ObjectChanged)
 
     def _attempt(self, view: memoryview) -> int:
         if self._position == self._size:

@@ -26,6 +26,10 @@ class ObjectChanged(Exception):
     """An object was replaced by another while parts of it were fetched: it is fetched anew."""
 
 
+class UploadBroken(Exception):
+    """An upload that S3 does not know any more, or whose file is shorter than it was: it is begun anew."""
+
+
 class BucketMissing(ObjectMissing):
     """Nor does its bucket."""
 
@@ -69,7 +73,7 @@ def final_error(error: Exception) -> Exception | None:
         ),
     ):
         return NameRefused()
-    return None if isinstance(error, (BotoCoreError, ObjectChanged)) else error
+    return None if isinstance(error, (BotoCoreError, ObjectChanged, UploadBroken)) else error
 
 
 def _final_answer(status: int, code: str) -> Exception | None:
@@ -94,10 +98,17 @@ def needs_credentials(error: Exception) -> bool:
 
 
 def is_changed(error: Exception) -> bool:
-    """Say whether S3 has refused to send more of an object because it is another one by now."""
+    """Say whether S3 has refused to send more of an object because it is another one by now, or a shorter one."""
     from botocore.exceptions import ClientError
 
-    return isinstance(error, ClientError) and error.response["ResponseMetadata"]["HTTPStatusCode"] == 412
+    return isinstance(error, ClientError) and error.response["ResponseMetadata"]["HTTPStatusCode"] in (412, 416)
+
+
+def is_upload_gone(error: Exception) -> bool:
+    """Say whether S3 does not know an upload in parts any more, or one of its parts."""
+    from botocore.exceptions import ClientError
+
+    return isinstance(error, ClientError) and error.response["Error"]["Code"] in ("NoSuchUpload", "InvalidPart")
 
 
 def without_names(error: Exception) -> str:
