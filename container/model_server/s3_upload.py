@@ -5,19 +5,25 @@ from memory to the socket within the kernel; a checksum that follows the body wo
 server of this protocol knows.
 """
 
+import io
 import os
 import socket
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 from xml.sax.saxutils import escape
 
 from .part_crew import work_together
+from .retrying import Retry, retried_part
 from .s3_checksum import HEADER, Crc32, encoded
 from .s3_client import S3Client, elements_of, refusal
+from .s3_faults import UploadBroken, is_upload_gone
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 WHOLE_BYTES = 64 * 1024 * 1024
 """Up to this size an object is put in one request, above in parts."""
@@ -28,9 +34,6 @@ SMALL_BYTES = 256 * 1024
 """Up to this size a body is sent from memory."""
 
 CHUNK_BYTES = 1024 * 1024
-
-Retry = Callable[[Callable[[], Any]], Any]
-"""Tries something again for as long as S3 or the way to it fails."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +53,15 @@ class Target:
             answer.read()
             return answer.header("etag") or ""
 
-    def post(self, operation: str, query: Mapping[str, str], headers: Mapping[str, str], body: bytes) -> dict[str, str]:
-        """Make a request of an upload in parts, and return what its answer says."""
+    def post(
+        self, operation: str, query: Mapping[str, str], headers: Mapping[str, str], body: bytes, wanted: str
+    ) -> str:
+        """Make a request of an upload in parts, and return one element of its answer."""
         with self.client.request(operation, "POST", self.bucket, self.key, query, headers, body) as answer:
             said = elements_of(answer.read())
-        if "Code" in said:  # S3 answers 200 before it knows
+        if "Code" in said or wanted not in said:  # S3 answers 200 before it knows, and then maybe half of it
             raise refusal(said, 500, operation)
-        return said
+        return said[wanted]
 
     def abort(self, upload: str) -> None:
         """Give up an upload in parts, if we may: that is a right of its own."""
@@ -95,19 +100,41 @@ class FilePart:
             for chunk in self._chunks():
                 sock.sendall(chunk)
             return
-        with os.fdopen(os.dup(self._file), "rb", buffering=0) as file:
-            if sock.sendfile(file, self._start, self._size) != self._size:
-                raise BrokenPipeError("The file is shorter than it was")
+        if sock.sendfile(_AtOwnPosition(self._file), self._start, self._size) != self._size:
+            raise UploadBroken
 
-    def _chunks(self) -> Any:
+    def _chunks(self) -> Iterator[memoryview]:
         view = memoryview(bytearray(min(CHUNK_BYTES, self._size)))
         offset, end = self._start, self._start + self._size
         while offset < end:
             count = os.preadv(self._file, [view[: end - offset]], offset)
             if not count:
-                raise BrokenPipeError("The file is shorter than it was")
+                raise UploadBroken
             yield view[:count]
             offset += count
+
+
+class _AtOwnPosition(io.RawIOBase):
+    """An open file for `sendfile`, which seeks and reads where the kernel can't send: others read the same file."""
+
+    def __init__(self, file: int) -> None:
+        self._file = file
+        self._position = 0
+
+    def fileno(self) -> int:
+        return self._file
+
+    def readable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._position = offset
+        return offset
+
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        count = os.preadv(self._file, [buffer], self._position)
+        self._position += count
+        return count
 
 
 def put_file(target: Target, file: BinaryIO, pool: Executor, retry: Retry) -> int:
@@ -115,7 +142,10 @@ def put_file(target: Target, file: BinaryIO, pool: Executor, retry: Retry) -> in
     descriptor = file.fileno()
     size = os.fstat(descriptor).st_size
     if size <= SMALL_BYTES:
-        target.put(os.pread(descriptor, size, 0), target.encryption, {})
+        body = os.pread(descriptor, size, 0)
+        if len(body) != size:
+            raise UploadBroken
+        target.put(body, target.encryption, {})
     elif size <= WHOLE_BYTES:
         target.put(FilePart(descriptor, 0, size), target.encryption, {})
     else:
@@ -130,22 +160,38 @@ def put_bytes(target: Target, data: bytes, metadata: Mapping[str, str]) -> None:
 
 def _put_parts(target: Target, file: int, size: int, pool: Executor, retry: Retry) -> None:
     headers = {**target.encryption, "x-amz-checksum-algorithm": "CRC32"}
-    upload = target.post("CreateMultipartUpload", {"uploads": ""}, headers, b"")["UploadId"]
+    upload = target.post("CreateMultipartUpload", {"uploads": ""}, headers, b"", "UploadId")
     part_bytes = max(PART_BYTES, size // MAX_PARTS + 1)
     parts = [FilePart(file, start, min(part_bytes, size - start)) for start in range(0, size, part_bytes)]
     etags = [""] * len(parts)
 
     def put(number: int) -> None:
         query = {"partNumber": str(number + 1), "uploadId": upload}
-        etags[number] = retry(lambda: target.put(parts[number], {}, query))
+        etags[number] = retried_part(
+            retry, lambda: _of_upload(lambda: target.put(parts[number], {}, query)), UploadBroken
+        )
 
     try:
         work_together(pool, range(len(parts)), put)
         listed = "".join(map(_listed, range(1, len(parts) + 1), etags, parts))
         document = f'<CompleteMultipartUpload xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{listed}</CompleteMultipartUpload>'
-        target.post("CompleteMultipartUpload", {"uploadId": upload}, {}, document.encode())
+
+        def complete() -> str:
+            return target.post("CompleteMultipartUpload", {"uploadId": upload}, {}, document.encode(), "ETag")
+
+        retried_part(retry, lambda: _of_upload(complete), UploadBroken)
     except BaseException:
         target.abort(upload)
+        raise
+
+
+def _of_upload(request: Callable[[], str]) -> str:
+    """Make a request of an upload in parts; raises UploadBroken if S3 does not know that any more."""
+    try:
+        return request()
+    except Exception as error:
+        if is_upload_gone(error):
+            raise UploadBroken from error
         raise
 
 
