@@ -10,6 +10,7 @@ from http.client import HTTPConnection, HTTPSConnection
 from typing import Any, Protocol
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from botocore.exceptions import SSLError
 from botocore.httpsession import get_cert_path
 from botocore.utils import get_environ_proxies
 
@@ -96,7 +97,10 @@ class Connections:
         self._tls: ssl.SSLContext | None = None
 
     def take(self, origin: str, fresh: bool = False) -> Connection:
-        """Return an idle connection, or a new one, which is not connected yet; `fresh` wants a new one."""
+        """Return an idle connection, or a new one, which is not connected yet; `fresh` wants a new one.
+
+        Raises SSLError for certificates that can't be read.
+        """
         while not fresh:
             with self._lock:
                 idle = self._idle.get(origin)
@@ -106,7 +110,17 @@ class Connections:
             if not connection.is_ended():
                 return connection
             connection.close()
+        self._close_ended()
         return self._new(origin)
+
+    def _close_ended(self) -> None:
+        """Close those that servers have closed, of buckets too that nobody asks for any more: each is a descriptor."""
+        with self._lock:
+            ended = [one for idle in self._idle.values() for one in idle if one.is_ended()]
+            for connection in ended:
+                self._idle[connection.origin].remove(connection)
+        for connection in ended:
+            connection.close()
 
     def give_back(self, connection: Connection) -> None:
         """Keep a connection whose answer was read to its end for another request."""
@@ -128,7 +142,11 @@ class Connections:
         proxy = urlsplit(found if "//" in found else f"//{found}") if found else None
         host, port = _address(proxy or server)
         if server.scheme == "https":
-            http = HTTPSConnection(host, port, timeout=CONNECT_SECONDS, context=self._context())
+            try:
+                context = self._context()
+            except OSError as error:  # no such file, or no certificates in it
+                raise SSLError(endpoint_url=origin, error=error) from error
+            http = HTTPSConnection(host, port, timeout=CONNECT_SECONDS, context=context)
             if proxy:
                 http.set_tunnel(*_address(server), headers=_authorization(proxy))
             return Connection(origin, http, False, UNSIGNED_HEADERS)
