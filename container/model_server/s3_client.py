@@ -28,7 +28,7 @@ from botocore.exceptions import (
 from .http_answer import BrokenAnswer, HttpAnswer
 from .s3_connection import LOST, Body, Connection, Connections
 from .s3_place import Place, Places
-from .s3_signature import EMPTY, UNSIGNED, Keys, encoded_key, encoded_query
+from .s3_signature import EMPTY, UNSIGNED, Keys, Signer, encoded_key, encoded_query
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -169,7 +169,7 @@ class S3Client:
         headers: Mapping[str, str],
         body: Body,
     ) -> Answer:
-        keys = self._session_keys(place, bucket) if place.has_sessions else self._places.keys()
+        keys = self._session_keys(place, place.session_signer, bucket) if place.session_signer else self._places.keys()
         path, encoded = f"{place.base}/{encoded_key(key)}", encoded_query(query)
         unsigned = {"host": place.host, **self._always, **headers}
         signed = place.signer.signed(keys, method, path, encoded, unsigned, UNSIGNED if body else EMPTY)
@@ -189,17 +189,20 @@ class S3Client:
                     raise
             connection = self._connections.take(origin, fresh=True)
 
-    def _session_keys(self, place: Place, bucket: str) -> Keys:
+    def _session_keys(self, place: Place, signer: Signer, bucket: str) -> Keys:
         """Return the keys of a session with a bucket that wants one (S3 Express), a new one if the last has ended."""
         with self._making_session:
             known, until = self._sessions.get(bucket, (None, 0.0))
             if known and time.monotonic() < until:
                 return known
-            signed = place.signer.signed(self._places.keys(), "GET", "/", "session=", {"host": place.host}, EMPTY)
-            with self._exchange(place.origin, "GET", "/?session=", signed, b"") as answer:
+            path = place.base or "/"
+            signed = signer.signed(self._places.keys(), "GET", path, "session=", {"host": place.host}, EMPTY)
+            with self._exchange(place.origin, "GET", f"{path}?session=", signed, b"") as answer:
                 if answer.status >= 300:
                     raise _refusal(answer, "CreateSession")[0]
                 said = elements_of(answer.read(MAX_ERROR_BYTES))
+            if not said.keys() >= {"AccessKeyId", "SecretAccessKey", "SessionToken"}:
+                raise refusal(said, 500, "CreateSession")
             keys = Keys(said["AccessKeyId"], said["SecretAccessKey"], said["SessionToken"])
             self._sessions[bucket] = keys, time.monotonic() + SESSION_SECONDS
             return keys
@@ -244,7 +247,7 @@ def elements_of(document: bytes) -> dict[str, str]:
     """Return the text of each element of a small XML document, by its name; of none if it is no XML."""
     try:
         return {element.tag.rpartition("}")[2]: element.text or "" for element in ET.fromstring(document).iter()}  # noqa: S314 - S3's own, and small
-    except ET.ParseError:
+    except (ET.ParseError, LookupError, ValueError):  # the last two of an encoding that nobody knows
         return {}
 
 

@@ -6,7 +6,7 @@ That would take 15 MiB a worker, half a second, and most of the time of a small 
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from botocore.endpoint_provider import EndpointProvider
 from botocore.exceptions import MissingDependencyException, NoCredentialsError
@@ -27,7 +27,7 @@ GLOBAL_REGION = "aws-global"
 class Place:
     """Where a bucket is: an origin such as `https://name.s3.eu-north-1.amazonaws.com`, and what its paths begin with.
 
-    `has_sessions` says that requests are signed with keys of a session of the bucket (S3 Express).
+    Where requests are signed with keys of a session of the bucket (S3 Express), `session_signer` signs for those.
     """
 
     origin: str
@@ -35,7 +35,7 @@ class Place:
     base: str
     region: str
     signer: Signer
-    has_sessions: bool = False
+    session_signer: Signer | None = None
 
 
 class Places:
@@ -78,17 +78,12 @@ class Places:
         if scheme is None:
             raise MissingDependencyException(msg=f"A signature of another kind is wanted: {schemes[0]['name']}")
         address = urlsplit(found.url)
-        has_sessions = scheme["name"] == "sigv4-s3express"
-        region = scheme["signingRegion"]
-        signer = Signer(scheme["signingName"], region, *(["x-amz-s3session-token"] if has_sessions else []))
-        return Place(
-            f"{address.scheme}://{address.netloc}",
-            address.netloc,
-            address.path.rstrip("/"),
-            region,
-            signer,
-            has_sessions,
-        )
+        host = _host(address)
+        service, region = scheme["signingName"], scheme["signingRegion"]
+        signer, session_signer = Signer(service, region), None
+        if scheme["name"] == "sigv4-s3express":
+            signer, session_signer = Signer(service, region, "x-amz-s3session-token"), signer
+        return Place(f"{address.scheme}://{host}", host, address.path.rstrip("/"), region, signer, session_signer)
 
     def keys(self) -> Keys:
         """Return the keys of the moment, fresh ones if they are about to end; raises botocore's errors."""
@@ -110,6 +105,15 @@ class Places:
             if self.known_credentials is used:
                 self.known_credentials = None
                 self._session = _session()  # it remembers them too, and the files that they came from
+
+
+def _host(address: SplitResult) -> str:
+    """Return the host as clients name it, and servers sign it: without the port that goes without saying."""
+    host = address.hostname or ""
+    if ":" in host:
+        host = f"[{host}]"
+    usual = {"http": 80, "https": 443}.get(address.scheme)
+    return host if address.port in (None, usual) else f"{host}:{address.port}"
 
 
 def _session() -> Session:
