@@ -131,10 +131,13 @@ def _parameters(session: Session, endpoint: str | None, region: str | None) -> d
     chosen: dict[str, Any] = session.get_config_variable("s3") or {}
     accelerate = bool(chosen.get("use_accelerate_endpoint"))
     style = chosen.get("addressing_style")
+    dual_stack = chosen.get("use_dualstack_endpoint")
+    if dual_stack is None:
+        dual_stack = session.get_config_variable("use_dualstack_endpoint")
     parameters = {
         "Region": region or GLOBAL_REGION,
         "UseFIPS": bool(not endpoint and session.get_config_variable("use_fips_endpoint")),
-        "UseDualStack": bool(not endpoint and session.get_config_variable("use_dualstack_endpoint")),
+        "UseDualStack": bool(not endpoint and dual_stack),
         "UseGlobalEndpoint": region in ("us-east-1", None) and chosen.get("us_east_1_regional_endpoint") != "regional",
         "Accelerate": accelerate,
         "ForcePathStyle": not accelerate and (style != "virtual" if endpoint else style == "path"),
