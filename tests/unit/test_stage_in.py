@@ -20,7 +20,7 @@ from model_server.errors import (
     LongshoreError,
 )
 from model_server.s3_faults import ObjectForbidden, ObjectMissing
-from model_server.stage_in import StagedIn, _naming, _publish, stage_in
+from model_server.stage_in import Publishing, StagedIn, _naming, stage_in
 from model_server.storage import Storage
 from model_server.task import Task
 
@@ -35,7 +35,7 @@ def whole(tmp_path: Path) -> Path:
 
 
 def test_a_whole_file_appears_with_the_folders_above_it(whole: Path, tmp_path: Path) -> None:
-    _publish(tmp_path, whole, tmp_path / "a" / "b" / "c")
+    Publishing(tmp_path).publish(str(whole), str(tmp_path / "a" / "b" / "c"))
     assert (tmp_path / "a" / "b" / "c").read_text() == "whole"
     assert not whole.exists()
 
@@ -51,7 +51,7 @@ def test_nothing_is_replaced(whole: Path, tmp_path: Path, kind: str) -> None:
     }[kind]()
     before = place.lstat().st_ino
     with pytest.raises(FileExistsError):
-        _publish(tmp_path, whole, place)
+        Publishing(tmp_path).publish(str(whole), str(place))
     assert place.lstat().st_ino == before
     assert whole.read_text() == "whole"
 
@@ -59,7 +59,7 @@ def test_nothing_is_replaced(whole: Path, tmp_path: Path, kind: str) -> None:
 def test_a_file_is_no_folder_for_another(whole: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises((NotADirectoryError, FileExistsError)):
-        _publish(tmp_path, whole, tmp_path / "file" / "inner")
+        Publishing(tmp_path).publish(str(whole), str(tmp_path / "file" / "inner"))
 
 
 @pytest.mark.parametrize("inner", ["link/file", "link/deep/file", "link/../../file"])
@@ -69,7 +69,7 @@ def test_no_link_leads_a_file_out_of_its_folder(whole: Path, tmp_path: Path, inn
     elsewhere.mkdir()
     (folder / "link").symlink_to(elsewhere)
     with pytest.raises(NotADirectoryError):
-        _publish(folder, whole, folder / inner)
+        Publishing(folder).publish(str(whole), str(folder / inner))
     assert list(elsewhere.iterdir()) == []
     assert whole.read_text() == "whole"
 
@@ -77,7 +77,7 @@ def test_no_link_leads_a_file_out_of_its_folder(whole: Path, tmp_path: Path, inn
 def test_a_folder_that_is_itself_a_link_takes_files(whole: Path, tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
-    _publish(tmp_path / "link", whole, tmp_path / "link" / "a" / "b")
+    Publishing(tmp_path / "link").publish(str(whole), str(tmp_path / "link" / "a" / "b"))
     assert (tmp_path / "real" / "a" / "b").read_text() == "whole"
 
 
