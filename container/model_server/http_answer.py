@@ -17,6 +17,7 @@ FIRST_BYTES = 16 * 1024
 MAX_HEAD_BYTES = 64 * 1024
 MAX_LINE_BYTES = 1024
 STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [^\r\n]*)?")
+HEXADECIMAL = re.compile(rb"[0-9A-Fa-f]{1,16}")
 NO_BODY = (204, 304)
 
 
@@ -42,19 +43,29 @@ class HttpAnswer:
         version, self.status, self.headers = self._read_head()
         while 100 <= self.status < 200:
             version, self.status, self.headers = self._read_head()
-        self._in_chunks = self.headers.get("transfer-encoding", "").lower() == "chunked"
+        coding = self.headers.get("transfer-encoding", "").lower()
+        if coding not in ("", "chunked"):
+            raise BrokenAnswer("a coding that nobody asked for")
+        self._in_chunks = coding == "chunked"
         self.size = None if self._in_chunks else self._stated_size()
-        self._left = self.size
+        self._left = 0 if self._in_chunks else self.size
         """Bytes to come of the body, or of the chunk; None where the end of the connection ends the body."""
-        if self._in_chunks:
-            self._left = 0
         self._first_chunk = True
         self.is_ended = self.size == 0
-        self.can_go_on = (
+        self._is_kept = (
             self.headers.get("connection", "").lower() != "close"
             and version == b"1"
             and (self._in_chunks or self.size is not None)
         )
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether the connection is good for another request once the body was read to its end."""
+        return self._is_kept and self.is_ended and not self._ahead
+
+    def keep_no_connection(self) -> None:
+        """Say that the connection is good for nothing more."""
+        self._is_kept = False
 
     def read_into(self, buffer: "WriteableBuffer") -> int:
         """Fill a buffer as far as something is there, and return by how much: 0 at the body's end only."""
@@ -73,10 +84,8 @@ class HttpAnswer:
             count = self._sock.recv_into(view)
         if not count:
             self.is_ended = self.size is None and not self._in_chunks
-            if not self.is_ended:
-                self.can_go_on = False
-                if self._in_chunks:
-                    raise BrokenAnswer("cut off in a chunk")
+            if self._in_chunks:
+                raise BrokenAnswer("cut off in a chunk")
         elif self._left is not None:
             self._left -= count
             self.is_ended = not self._left and not self._in_chunks
@@ -96,12 +105,15 @@ class HttpAnswer:
         status = STATUS_LINE.fullmatch(first)
         if not status:
             raise BrokenAnswer("no status line")
-        headers = {}
+        headers: dict[str, str] = {}
         for line in lines:
             name, colon, value = line.decode("latin-1").partition(":")
             if not colon:
                 raise BrokenAnswer("a header without a colon")
-            headers[name.lower()] = value.strip()
+            name, value = name.lower(), value.strip()
+            if name == "content-length" and headers.get(name, value) != value:
+                raise BrokenAnswer("two lengths")
+            headers[name] = value
         return status[1], int(status[2]), headers
 
     def _stated_size(self) -> int | None:
@@ -119,10 +131,9 @@ class HttpAnswer:
             raise BrokenAnswer("a chunk that is too long")
         self._first_chunk = False
         size = self._line().split(b";")[0].strip()
-        try:
-            self._left = int(size, 16)
-        except ValueError as error:
-            raise BrokenAnswer("a chunk without its size") from error
+        if not HEXADECIMAL.fullmatch(size):
+            raise BrokenAnswer("a chunk without its size")
+        self._left = int(size, 16)
         if not self._left:
             while self._line():
                 pass  # headers that follow the body

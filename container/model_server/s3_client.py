@@ -88,7 +88,7 @@ class Answer:
     def close(self) -> None:
         if self._is_open:
             self._is_open = False
-            if self._http.is_ended and self._http.can_go_on:
+            if self._http.can_go_on:
                 self._connections.give_back(self._connection)
             else:
                 self._connection.close()

@@ -67,7 +67,7 @@ class Connection:
             if not body:
                 raise
             answer = HttpAnswer(sock)  # it may have answered before it had the whole body, and told why
-            answer.can_go_on = False
+            answer.keep_no_connection()
             return answer
         return HttpAnswer(sock)
 
