@@ -12,6 +12,7 @@ from typing import Any, Literal, NoReturn
 
 import click
 
+from . import uncollected
 from .errors import SettingsInvalid, StartFailed
 from .prctl import forbid_new_privileges, hide_memory
 from .settings import Settings, ml_path_of
@@ -33,6 +34,7 @@ def _starting(command: Callable[..., int]) -> Callable[..., None]:
                 hide_memory()  # not before: the first process's environment would be closed to us too
                 if not settings.allow_setuid:
                     forbid_new_privileges()
+                uncollected.begin()
                 code = command(settings, **options)
         except SettingsInvalid as error:
             for line in error.lines:
@@ -91,6 +93,7 @@ def main() -> None:
 @_starting
 def serve(settings: Settings) -> int:
     """Serve tasks over HTTP, for endpoints and batch transform."""
+    uncollected.pause()  # until all that is forked from here is imported
     from .supervisor import serve as supervise  # not at the top: gunicorn and Flask are for this command only
 
     return supervise(settings)
@@ -220,6 +223,7 @@ def adapt(source: str, target: str, layer: Path | None, dry_run: bool) -> None:
     from .image_errors import ImageError
 
     _end_at_once_on_signals()
+    uncollected.begin()
     try:
         click.echo(_printable(adapt_image(source, target, layer=layer, dry_run=dry_run, say=_say)))
         code = 0

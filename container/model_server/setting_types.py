@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SecretBytes
+from pydantic.plugin import _loader
 
 from .s3_uri import S3Address, parse_s3_uri
+
+_loader._plugins = {}  # or the first model would look for plugins in the metadata of every package
 
 Command = list[str] | str
 """A Dockerfile's exec form (a list) or shell form (a string)."""

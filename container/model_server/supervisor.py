@@ -7,7 +7,6 @@ before there is any thread, so they begin with what PID 1 has imported; nginx is
 early request finds nobody. /ping says 503 until the set-up is done.
 """
 
-import gc
 import os
 import selectors
 import signal
@@ -15,8 +14,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from . import nginx
-from .algorithm_server import Resident
+from . import nginx, uncollected
 from .children import STOP_SIGNALS, Child, is_running, reap, signal_socket, start
 from .command import algorithm_command
 from .directories import PostClean, make_writable
@@ -30,7 +28,6 @@ from .lost_tasks import run_reporter
 from .orphans import any_orphans, end_orphans
 from .prctl import adopt_orphans
 from .processes import end_group, signal_group, signal_name
-from .resident import run_keeper
 from .resident_channel import ResidentChannel
 from .run_folder import run_folder
 from .scoreboard import Scoreboard, Stuck
@@ -42,6 +39,9 @@ STOP_SECONDS = 23.0
 
 START_SECONDS = 120.0
 POLL_SECONDS = 0.02
+START_POLL_SECONDS = 0.002
+"""How often it is looked whether gunicorn answers and nginx listens: requests wait for that."""
+
 NGINX_SECONDS = 1.0
 """How long nginx may stay once gunicorn has ended and no client takes any more of its answer."""
 
@@ -106,11 +106,10 @@ class Supervisor:
     def start_forked(self) -> None:
         """Fork what begins with our memory; before there is any thread."""
         inherited, state = self._inherited, self._scoreboard.state
-        gc.collect()
-        gc.freeze()  # what is never collected is never written to, so that all processes share it: 9 MiB a worker
+        uncollected.begin()
         self._gunicorn = self._start("gunicorn", partial(run_gunicorn, inherited))
         if inherited.resident:
-            self._keeper = self._start("resident", partial(run_keeper, self._resident(inherited.resident)))
+            self._keeper = self._start("resident", self._keep_resident(inherited.resident))
         else:
             state.healthy = True
         if is_needed(inherited.settings):
@@ -122,9 +121,14 @@ class Supervisor:
         if inherited.resident:
             inherited.resident.close()
 
-    def _resident(self, channel: ResidentChannel) -> Resident:
+    def _keep_resident(self, channel: ResidentChannel) -> Callable[[], None]:
+        from .algorithm_server import (
+            Resident,
+        )  # not at the top: few algorithms are servers, and an HTTP client is a lot
+        from .resident import run_keeper
+
         inherited = self._inherited
-        return Resident(
+        resident = Resident(
             settings=inherited.settings,
             command=inherited.command,
             channels=inherited.channels,
@@ -132,6 +136,7 @@ class Supervisor:
             state=self._scoreboard.state,
             eager=True,
         )
+        return partial(run_keeper, resident)
 
     def run(self) -> int:
         """Watch over the children until all are gone, and return the exit code."""
@@ -156,7 +161,7 @@ class Supervisor:
 
     def _watch(self) -> None:
         """Wait for the next event, and do what is due."""
-        for key, _ in self._selector.select(POLL_SECONDS if self._is_starting() or self._stopping else 0.5):
+        for key, _ in self._selector.select(self._seconds_to_next_look()):
             key.data()
         if self._is_starting():
             self._go_on_starting()
@@ -165,6 +170,11 @@ class Supervisor:
         elif stuck := self._scoreboard.state.stuck:
             self._fail(Stuck(stuck).why)
         self._inherited.folder.restore_bodies()  # for what comes in while a program runs
+
+    def _seconds_to_next_look(self) -> float:
+        if not self._stopping and not self._scoreboard.state.listening:
+            return START_POLL_SECONDS
+        return POLL_SECONDS if self._is_starting() or self._stopping else 0.5
 
     # -- starting
 

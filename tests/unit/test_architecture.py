@@ -25,6 +25,7 @@ LAYERS = [
         "part_crew",
         "http_answer",
         "s3_signature",
+        "uncollected",
     ],
     ["scoreboard", "setting_types", "user", "job_config", "faults", "zip_member", "s3_faults", "machine_limits"]
     + ["s3_connection", "s3_place"]

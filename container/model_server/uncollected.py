@@ -1,0 +1,20 @@
+"""Importing this keeps the garbage collector away from what is imported after it: there is next to no garbage in it.
+
+A collection looks at every object there is, again and again while their number grows, which is a tenth of the time that
+imports take. It writes to each of them, too, so that a process that was forked has copies of them all: 9 MiB.
+"""
+
+import gc
+
+gc.disable()
+
+
+def pause() -> None:
+    """Have nothing collected until `begin`."""
+    gc.disable()
+
+
+def begin() -> None:
+    """Collect from now on, but for ever leave alone what is there: the modules that are imported."""
+    gc.freeze()
+    gc.enable()
