@@ -39,7 +39,7 @@ STOP_SECONDS = 23.0
 
 START_SECONDS = 120.0
 POLL_SECONDS = 0.02
-START_POLL_SECONDS = 0.002
+START_POLL_SECONDS = 0.005
 """How often it is looked whether gunicorn answers and nginx listens: requests wait for that."""
 
 NGINX_SECONDS = 1.0
