@@ -55,7 +55,7 @@ class Source:
             if is_changed(error):
                 raise ObjectChanged from error
             raise
-        is_ranged = answer.status == 206
+        is_ranged = answer.status == 206 and (answer.header("content-range") or "").startswith(f"bytes {start}-")
         if is_ranged and answer.header("etag") in (etag, None):
             return answer
         answer.close()  # the server knows no Range, or no If-Match
