@@ -1,0 +1,34 @@
+"""A storage for one test of the engine below it, and what it wrote to the log."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from model_server.storage import Storage
+
+MIB = 1024 * 1024
+
+
+@contextmanager
+def running_storage(endpoint: str, transfers: int = 4, retry_seconds: float = 60.0) -> Iterator[Storage]:
+    """Give the block a storage, and end its connections and threads."""
+    storage = Storage(endpoint, transfers, retry_seconds, region="us-east-1")
+    try:
+        yield storage
+    finally:
+        storage.client.close()
+        storage.pool.shutdown()
+
+
+def large(mib: int) -> bytes:
+    """Return so many MiB and a bit, of which no two are the same."""
+    block = os.urandom(MIB - 4)
+    return b"".join(number.to_bytes(4, "big") + block for number in range(mib)) + b"end"
+
+
+def written(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
