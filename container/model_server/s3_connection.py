@@ -44,9 +44,13 @@ class Connection:
         self._prefix = origin if through_proxy else ""
         self.was_used = False
 
+    @property
+    def is_open(self) -> bool:
+        return bool(self._http.sock)
+
     def open(self) -> None:
         """Connect, unless that is done; raises OSError."""
-        if not self._http.sock:
+        if not self.is_open:
             self._http.connect()
             self._http.sock.settimeout(READ_SECONDS)
 

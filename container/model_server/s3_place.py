@@ -131,9 +131,7 @@ def _parameters(session: Session, endpoint: str | None, region: str | None) -> d
     chosen: dict[str, Any] = session.get_config_variable("s3") or {}
     accelerate = bool(chosen.get("use_accelerate_endpoint"))
     style = chosen.get("addressing_style")
-    dual_stack = chosen.get("use_dualstack_endpoint")
-    if dual_stack is None:
-        dual_stack = session.get_config_variable("use_dualstack_endpoint")
+    dual_stack = chosen.get("use_dualstack_endpoint") or session.get_config_variable("use_dualstack_endpoint")
     parameters = {
         "Region": region or GLOBAL_REGION,
         "UseFIPS": bool(not endpoint and session.get_config_variable("use_fips_endpoint")),

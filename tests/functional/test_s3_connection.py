@@ -219,7 +219,7 @@ def test_a_connection_on_which_something_came_that_nobody_asked_for_is_not_used(
         accepted.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong")
         assert connections.take(origin) is not first
         accepted.close()
-    assert first.http.sock is None
+    assert not first.is_open
 
 
 def test_an_answer_before_the_whole_body_was_sent_is_read(tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_connections_that_servers_closed_are_closed_here_whoever_they_led_to() -
         connections.give_back(first)
         accepted.close()
         second = connections.take(f"http://127.0.0.1:{other.getsockname()[1]}")
-        assert first.http.sock is None
+        assert not first.is_open
         second.close()
 
 
