@@ -17,6 +17,7 @@ LAYERS = [
         "usage",
         "media_types",
         "lzma_stream",
+        "read_ahead",
         "prctl",
         "memory_order",
         "heap",
