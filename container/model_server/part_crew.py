@@ -4,6 +4,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
+from contextlib import suppress
 from typing import TypeVar
 
 MOST_HELPERS = 7
@@ -27,21 +28,24 @@ def work_together(pool: Executor, parts: Iterable[Part], work: Callable[[Part], 
         nonlocal working
         while True:
             with changed:
-                if faults or not ahead:
+                if not ahead:
                     return
                 part = ahead.popleft()
                 working += 1
             try:
                 work(part)
             except BaseException as fault:
-                faults.append(fault)
+                with changed:
+                    faults.append(fault)
+                    ahead.clear()  # for those too that come when the fault was told: the file may be closed by then
             finally:
                 with changed:
                     working -= 1
                     changed.notify_all()
 
-    for _ in range(min(MOST_HELPERS, len(ahead) - 1)):
-        pool.submit(go_on)
+    with suppress(RuntimeError):  # a pool that has ended, as at the end of a process: there is this thread
+        for _ in range(min(MOST_HELPERS, len(ahead) - 1)):
+            pool.submit(go_on)
     go_on()
     with changed:
         changed.wait_for(lambda: not working)
