@@ -13,9 +13,11 @@ MIB = 1024 * 1024
 
 
 @contextmanager
-def running_storage(endpoint: str, transfers: int = 4, retry_seconds: float = 60.0) -> Iterator[Storage]:
+def running_storage(
+    endpoint: str | None, transfers: int = 4, retry_seconds: float = 60.0, region: str = "us-east-1"
+) -> Iterator[Storage]:
     """Give the block a storage, and end its connections and threads."""
-    storage = Storage(endpoint, transfers, retry_seconds, region="us-east-1")
+    storage = Storage(endpoint, transfers, retry_seconds, region=region)
     try:
         yield storage
     finally:

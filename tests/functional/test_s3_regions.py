@@ -1,0 +1,278 @@
+"""Buckets that are elsewhere: in another region, behind an access point, or with sessions of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from http.client import HTTPConnection
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from s3_rig import running_storage
+from s3_stand_in import Exchange, StandIn, standing_in
+
+from fake_clock import Clock
+from model_server import retrying, s3_client, s3_connection
+from model_server.cancellation import Cancellation
+from model_server.errors import StorageRefused, StorageUnavailable
+from model_server.s3_faults import NameRefused, ObjectForbidden
+from model_server.storage import Storage
+
+DATA = b"data"
+THERE = "ap-south-1"
+EXPRESS = "scans--usw2-az1--x-s3"
+ACCESS_POINT = "arn:aws:s3:eu-central-1:123456789012:accesspoint/scans"
+MULTI_REGION = "arn:aws:s3::123456789012:accesspoint/mfzwi23gnjvgw.mrap"
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Let the pauses between attempts pass at once."""
+    clock = Clock()
+    monkeypatch.setattr(retrying, "time", clock)
+    monkeypatch.setattr(Cancellation, "wait", lambda _, seconds: clock.sleep(seconds))
+    return clock
+
+
+@pytest.fixture(autouse=True)
+def keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDROLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "token-of-the-role")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
+
+
+@pytest.fixture
+def cancellation() -> Iterator[Cancellation]:
+    cancellation = Cancellation()
+    yield cancellation
+    cancellation.close()
+
+
+def scope_of(headers: Any) -> list[str]:
+    """Return the key, the day, the region and the service that a request is signed with."""
+    return str(headers["authorization"]).partition("Credential=")[2].partition(",")[0].split("/")
+
+
+def regions_of(server: StandIn) -> list[str]:
+    return [scope_of(seen.headers)[2] for seen in server.requests]
+
+
+Refusing = Callable[[Exchange], None]
+
+
+def by_header(exchange: Exchange) -> None:
+    body = b"<Error><Code>PermanentRedirect</Code></Error>"
+    exchange.reply(301, body, x_amz_bucket_region=THERE)
+
+
+def by_document(exchange: Exchange) -> None:
+    code = "AuthorizationHeaderMalformed"
+    exchange.reply(400, f"<Error><Code>{code}</Code><Region>{THERE}</Region></Error>".encode())
+
+
+def by_both(exchange: Exchange) -> None:
+    body = b"<Error><Code>IllegalLocationConstraintException</Code><Region>nowhere</Region></Error>"
+    exchange.reply(400, body, x_amz_bucket_region=THERE)
+
+
+@pytest.mark.parametrize("refuse", [by_header, by_document, by_both])
+def test_a_bucket_of_another_region_is_found_and_remembered(cancellation: Cancellation, refuse: Refusing) -> None:
+    def answers(exchange: Exchange) -> None:
+        exchange.body()
+        if scope_of(exchange.headers)[2] == THERE:
+            exchange.reply(200, DATA if exchange.command == "GET" else b"")
+        else:
+            refuse(exchange)
+
+    with standing_in(answers) as server, running_storage(server.endpoint) as storage:
+        for _ in range(2):
+            assert storage.get_bytes("bucket", "key", cancellation) == DATA
+            storage.put_bytes(b"data", "bucket", "key", {})
+    assert regions_of(server) == ["us-east-1", THERE, THERE, THERE, THERE]
+
+
+@pytest.mark.parametrize("says", [THERE, None, "us-east-1", "not a region/.."])
+def test_a_bucket_that_is_in_no_region_ends_in_words(cancellation: Cancellation, says: str | None) -> None:
+    def answers(exchange: Exchange) -> None:
+        headers = {"x_amz_bucket_region": says} if says else {}
+        exchange.reply(301, b"<Error><Code>PermanentRedirect</Code></Error>", **headers)
+
+    with (
+        standing_in(answers) as server,
+        running_storage(server.endpoint) as storage,
+        pytest.raises((StorageRefused, NameRefused)),
+    ):
+        storage.get_bytes("bucket", "key", cancellation)
+    assert len(server.requests) <= 2
+
+
+def test_a_refusal_for_another_reason_moves_no_bucket(cancellation: Cancellation) -> None:
+    def answers(exchange: Exchange) -> None:
+        body = f"<Error><Code>AccessDenied</Code><Region>{THERE}</Region></Error>".encode()
+        exchange.reply(403, body, x_amz_bucket_region=THERE)
+
+    with standing_in(answers) as server, running_storage(server.endpoint) as storage:
+        for _ in range(2):
+            with pytest.raises(ObjectForbidden):
+                storage.get_bytes("bucket", "key", cancellation)
+    assert regions_of(server) == ["us-east-1", "us-east-1"]
+
+
+@pytest.mark.parametrize(
+    "document",
+    [b"", b"not XML", b"<Error><Code>AccessDen", b"\xff\xfe\x00", b'<?xml version="1.0" encoding="klingon"?><Error/>'],
+)
+def test_a_refusal_whose_document_can_not_be_read_is_what_its_status_says(
+    cancellation: Cancellation, document: bytes
+) -> None:
+    with (
+        standing_in(lambda exchange: exchange.reply(403, document)) as server,
+        running_storage(server.endpoint) as storage,
+        pytest.raises(ObjectForbidden),
+    ):
+        storage.get_bytes("bucket", "key", cancellation)
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch) -> Callable[[StandIn], None]:
+    """Leads all connections to AWS to a server here; what is asked of it stays as it would be."""
+
+    def leading(server: StandIn) -> None:
+        address = urlsplit(server.endpoint)
+
+        def connection(host: str, port: int, timeout: float, context: Any) -> HTTPConnection:
+            return HTTPConnection(address.hostname or "", address.port, timeout=timeout)
+
+        monkeypatch.setattr(s3_connection, "HTTPSConnection", connection)
+        for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+
+    return leading
+
+
+@pytest.fixture
+def storage() -> Iterator[Storage]:
+    with running_storage(None, region="us-west-2") as storage:
+        yield storage
+
+
+class Express:
+    """A bucket of S3 Express: gives keys for a while, and takes no others."""
+
+    def __init__(self) -> None:
+        self.sessions = 0
+        self.refuses = 0
+
+    def __call__(self, exchange: Exchange) -> None:
+        exchange.body()
+        key = scope_of(exchange.headers)[0]
+        if exchange.path == "/?session=":
+            known = key == "AKIDROLE" and exchange.headers["x-amz-security-token"] == "token-of-the-role"
+            if not known or "x-amz-s3session-token" in exchange.headers:
+                exchange.reply(403, b"<Error><Code>InvalidToken</Code></Error>")
+                return
+            self.sessions += 1
+            given = f"<AccessKeyId>AKID{self.sessions}</AccessKeyId><SecretAccessKey>s</SecretAccessKey>"
+            body = f"<Credentials><SessionToken>session-{self.sessions}</SessionToken>{given}</Credentials>"
+            exchange.reply(200, f"<CreateSessionResult>{body}</CreateSessionResult>".encode())
+        elif self.refuses:
+            self.refuses -= 1
+            exchange.reply(400, b"<Error><Code>ExpiredToken</Code></Error>")
+        elif (
+            key == f"AKID{self.sessions}"
+            and exchange.headers["x-amz-s3session-token"] == f"session-{self.sessions}"
+            and "x-amz-security-token" not in exchange.headers
+        ):
+            exchange.reply(200, DATA if exchange.command == "GET" else b"")
+        else:
+            exchange.reply(403, b"<Error><Code>AccessDenied</Code></Error>")
+
+
+def test_a_bucket_that_wants_a_session_is_asked_for_one_which_is_kept(
+    storage: Storage, aws: Callable[[StandIn], None], cancellation: Cancellation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    express, now = Express(), [1000.0]
+    monkeypatch.setattr(s3_client, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    with standing_in(express) as server:
+        aws(server)
+        for _ in range(2):
+            assert storage.get_bytes(EXPRESS, "key", cancellation) == DATA
+            storage.put_bytes(b"data", EXPRESS, "key", {})
+        assert express.sessions == 1
+        now[0] += s3_client.SESSION_SECONDS
+        assert storage.get_bytes(EXPRESS, "key", cancellation) == DATA
+        assert express.sessions == 2, "it ends by itself"
+        express.refuses = 1
+        assert storage.get_bytes(EXPRESS, "key", cancellation) == DATA
+        assert express.sessions == 3, "and when S3 says so"
+    assert {seen.headers["host"] for seen in server.requests} == {
+        f"{EXPRESS}.s3express-usw2-az1.us-west-2.amazonaws.com"
+    }
+    assert {tuple(scope_of(seen.headers)[2:4]) for seen in server.requests} == {("us-west-2", "s3express")}
+
+
+@pytest.mark.parametrize("document", [b"", b"<CreateSessionResult><Credentials>", b"<CreateSessionResult/>"])
+def test_a_session_of_which_nothing_is_said_is_asked_for_again(
+    storage: Storage, aws: Callable[[StandIn], None], cancellation: Cancellation, document: bytes
+) -> None:
+    express, left = Express(), [2]
+
+    def answers(exchange: Exchange) -> None:
+        if left[0]:
+            left[0] -= 1
+            exchange.reply(200, document)
+        else:
+            express(exchange)
+
+    with standing_in(answers) as server:
+        aws(server)
+        assert storage.get_bytes(EXPRESS, "key", cancellation) == DATA
+    assert express.sessions == 1
+
+
+def test_a_session_that_is_never_given_ends_in_words(
+    storage: Storage, aws: Callable[[StandIn], None], cancellation: Cancellation
+) -> None:
+    with standing_in(lambda exchange: exchange.reply(503)) as server:
+        aws(server)
+        with pytest.raises(StorageUnavailable):
+            storage.get_bytes(EXPRESS, "key", cancellation)
+    assert {seen.target for seen in server.requests} == {"/?session="}
+
+
+def test_a_bucket_may_be_an_access_point(
+    storage: Storage, aws: Callable[[StandIn], None], cancellation: Cancellation
+) -> None:
+    with standing_in(lambda exchange: exchange.reply(200, DATA)) as server:
+        aws(server)
+        assert storage.get_bytes(ACCESS_POINT, "a key", cancellation) == DATA
+    (seen,) = server.requests
+    assert seen.target == "/a%20key"
+    assert seen.headers["host"] == "scans-123456789012.s3-accesspoint.eu-central-1.amazonaws.com"
+    assert scope_of(seen.headers)[2:4] == ["eu-central-1", "s3"]
+
+
+def test_one_of_several_regions_is_refused_in_words(
+    storage: Storage, aws: Callable[[StandIn], None], cancellation: Cancellation
+) -> None:
+    with standing_in(lambda exchange: exchange.reply(200, DATA)) as server:
+        aws(server)
+        with pytest.raises(NameRefused):
+            storage.get_bytes(MULTI_REGION, "key", cancellation)
+        with pytest.raises(NameRefused):
+            storage.put_bytes(b"", MULTI_REGION, "key", {})
+    assert server.requests == []
+
+
+def test_keys_that_were_found_anew_open_a_session_anew(
+    storage: Storage, aws: Callable[[StandIn], None], cancellation: Cancellation
+) -> None:
+    express = Express()
+    with standing_in(express) as server:
+        aws(server)
+        assert storage.get_bytes(EXPRESS, "key", cancellation) == DATA
+        storage.client.forget_credentials(storage.client.known_credentials)
+        assert storage.get_bytes(EXPRESS, "key", cancellation) == DATA
+    assert express.sessions == 2
