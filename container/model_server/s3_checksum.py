@@ -5,12 +5,12 @@ S3 may also state CRC-64/NVME and CRC-32C, which are not compared, as in botocor
 
 import base64
 import hashlib
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from botocore.exceptions import FlexibleChecksumError
+from isal import isal_zlib
 
 from .s3_client import Answer
 
@@ -23,13 +23,13 @@ class Checksum(Protocol):
 
 
 class Crc32:
-    """CRC-32 with the interface of hashlib's."""
+    """CRC-32 with the interface of hashlib's; ISA-L's takes a fifth of the time of zlib's."""
 
     def __init__(self) -> None:
         self._value = 0
 
     def update(self, data: memoryview | bytes) -> None:
-        self._value = zlib.crc32(data, self._value)
+        self._value = isal_zlib.crc32(data, self._value)
 
     def digest(self) -> bytes:
         return self._value.to_bytes(4, "big")
