@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ GROWTH = "growth"
 
 def main() -> int:
     options = parsed()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what is made is removed, and what is started is stopped
     if options.list:
         print("\n".join(f"{row.name:16} {row.work}" for row in ROWS))
         return 0

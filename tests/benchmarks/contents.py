@@ -15,6 +15,7 @@ from pathlib import Path
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 BLOCK_BYTES = 16 * MIB
+LINE = b"%08d epoch 3 step 117: loss 0.693147, dice 0.8123, 2.1 s; the volume has 512 slices, of which\n"
 
 
 @dataclass(frozen=True)
@@ -115,9 +116,7 @@ def put_lines(path: Path, count: int) -> None:
     text = io.BytesIO()
     with path.open("wb") as file:
         for number in range(count):
-            text.write(
-                b"%08d epoch 3 step 117: loss 0.693147, dice 0.8123, 2.1 s; the volume has 512 slices ......\n" % number
-            )
+            text.write(LINE % number)
             if text.tell() > MIB:
                 file.write(text.getvalue())
                 text.seek(0)

@@ -36,7 +36,7 @@ class Copier:
         """Copy a folder's files to the server."""
         words = {
             "s5cmd": ["cp", f"{folder}/", f"s3://{OUTPUTS}/{prefix}/"],
-            "rclone": ["copy", *RCLONE, folder, f":s3:{OUTPUTS}/{prefix}"],
+            "rclone": ["copy", *RCLONE, *RCLONE_UP, folder, f":s3:{OUTPUTS}/{prefix}"],
             "curl": [*CURL, "-T", folder / names[0], f"{self.endpoint}/{OUTPUTS}/{prefix}/{names[0]}"],
         }
         return self._run(words[self.name])
@@ -75,6 +75,8 @@ RCLONE = [
     *("--transfers", "16", "--log-level", "ERROR", "--ignore-checksum", "--no-check-dest"),
     *("--s3-no-check-bucket", "--s3-no-head", "--s3-disable-checksum", "--low-level-retries", "1", "--retries", "1"),
 ]
+# With several streams a file it looks at the object in the end all the same; its parts go at the same time anyway.
+RCLONE_UP = ["--multi-thread-streams", "0", "--s3-upload-concurrency", "8"]
 CURL = ["--silent", "--show-error", "--fail"]
 
 

@@ -139,9 +139,7 @@ def spawn(setting: Setting) -> Outcome:
         return turn
 
     outcome = Outcome("ms", samples=take_turns({name: turn_of(words) for name, words in rigs.items()}, setting.rounds))
-    outcome.notes.append(
-        f"The median of {count} starts of /bin/true as nobody, in each round; CPU with that of the growth"
-    )
+    outcome.notes.append(f"the median of {count} starts of /bin/true as nobody, in each round; the CPU is the rig's")
     return outcome.against_shim(0.20)
 
 

@@ -1,7 +1,7 @@
 """nginx as an S3 server: it serves what is in a folder, lists a bucket, and takes and forgets what is put.
 
-Its cost is far under that of every client, so the clients are what is measured. It checks no signature. Its log tells how
-many objects and bytes went either way, so no client wins by doing less.
+Its cost is far under that of every client, so the clients are what is measured. It checks no signature. Its log tells
+how many objects and bytes went either way, so no client wins by doing less.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ error_log {folder}/error.log warn;
 events {{ worker_connections 4096; }}
 http {{
   log_format counted '$request_method $status $body_bytes_sent $put_bytes $request_uri';
-  map $http_x_amz_decoded_content_length $put_bytes {{ "" $content_length; default $http_x_amz_decoded_content_length; }}
+  map $http_x_amz_decoded_content_length $put_bytes {{
+    "" $content_length;
+    default $http_x_amz_decoded_content_length;
+  }}
   map $request_method$arg_uploadId $post_kind {{ default ""; POST start; ~^POST.+ end; }}
   access_log {folder}/access.log counted buffer=64k flush=20ms;
   client_body_temp_path {folder}/body;
@@ -71,8 +74,8 @@ SERVER = """
     root {folder}/data;
     {delay}
     location / {{
-      if ($post_kind = start) {{ return 200 '<InitiateMultipartUploadResult><Bucket>{outputs}</Bucket><Key>k</Key><UploadId>$request_id</UploadId></InitiateMultipartUploadResult>'; }}
-      if ($post_kind = end) {{ return 200 '<CompleteMultipartUploadResult><Bucket>{outputs}</Bucket><Key>k</Key><ETag>"0123456789abcdef0123456789abcdef-1"</ETag></CompleteMultipartUploadResult>'; }}
+      if ($post_kind = start) {{ return 200 '{started}'; }}
+      if ($post_kind = end) {{ return 200 '{ended}'; }}
       if ($request_method = PUT) {{ rewrite ^ /put$uri last; }}
       if ($request_method = DELETE) {{ return 204; }}
     }}
@@ -93,6 +96,10 @@ SERVER = """
     }}
   }}
 """
+
+OBJECT = f"<Bucket>{OUTPUTS}</Bucket><Key>k</Key>"
+STARTED = f"<InitiateMultipartUploadResult>{OBJECT}<UploadId>$request_id</UploadId></InitiateMultipartUploadResult>"
+ENDED = f'<CompleteMultipartUploadResult>{OBJECT}<ETag>"{32 * "0"}-1"</ETag></CompleteMultipartUploadResult>'
 
 DELAY = "auth_request /delay; location = /delay {{ internal; echo_sleep {seconds}; echo -n; }}"
 
@@ -130,7 +137,8 @@ class Sink:
         wait_for_port(ports[0])
 
     def _server(self, port: int, ssl: str = "", delay: str = "") -> str:
-        return SERVER.format(folder=self._folder, port=port, ssl=ssl, delay=delay, outputs=OUTPUTS)
+        words = {"folder": self._folder, "port": port, "ssl": ssl, "delay": delay}
+        return SERVER.format(started=STARTED, ended=ENDED, **words)
 
     def bucket(self, name: str) -> Path:
         """Return the folder of a bucket."""
@@ -141,7 +149,7 @@ class Sink:
         bucket = self.bucket(name)
         entries = [
             f"<Contents><Key>{key}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>"
-            f'<ETag>"0-1"</ETag><Size>{(bucket / key).stat().st_size}</Size><StorageClass>STANDARD</StorageClass></Contents>'
+            f'<ETag>"0-1"</ETag><Size>{(bucket / key).stat().st_size}</Size></Contents>'
             for key in files
         ]
         start = f"<Name>{name}</Name><Prefix></Prefix><KeyCount>{len(entries)}</KeyCount><MaxKeys>1000</MaxKeys>"
