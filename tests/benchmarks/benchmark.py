@@ -6,6 +6,7 @@ import argparse
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import server_rows
 import task_rows
 from chart import bars, curves
 from place import NoRoom, place_in_memory
-from report import Report, row_of, store, stored, text_of
+from report import Report, row_of, store, stored, text_of, verdict
 from setting import LeftOut, Row, Setting
 from sink import running_sink
 from stacks import CHECKOUT, Longshore
@@ -70,6 +71,7 @@ def measure(rows: Sequence[Row], setting: Setting, out: Path) -> int:
     kind = "quick" if setting.quick else "results"
     file = out / f"{kind}.json"
     done: dict[str, Report] = {}
+    failed: list[str] = []
     for row in rows:
         print(f"==> {row.name}: {row.work}", file=sys.stderr, flush=True)
         load = os.getloadavg()[0]
@@ -78,16 +80,21 @@ def measure(rows: Sequence[Row], setting: Setting, out: Path) -> int:
         except (LeftOut, NoRoom) as reason:
             print(f"LEFT OUT: {row.name} {reason}", file=sys.stderr)
             continue
+        except Exception:  # a contender that fails must not cost the other rows
+            traceback.print_exc()
+            failed.append(row.name)
+            continue
         done[row.name] = row_of(row, outcome, setting.rounds, setting.quick, load)
-        print(text_of({row.name: done[row.name]}), file=sys.stderr, flush=True)
+        print(text_of({row.name: done[row.name]}), flush=True)
         together = stored(file) | {row.name: done[row.name]}
         together = {row.name: together[row.name] for row in ROWS if row.name in together}
         store(file, together)
-        (out / f"{kind}.txt").write_text(text_of(together) + "\n")
+        (out / f"{kind}.txt").write_text(f"{text_of(together)}\n{verdict(together)}\n")
         (out / f"{kind}.svg").write_text(bars(together))
-    print(text_of(done))
-    print(f"\nIn {out}: {kind}.json, {kind}.txt and {kind}.svg, with the rows of earlier runs")
-    return 0
+    print(f"{verdict(done)}. In {out}: {kind}.json, {kind}.txt and {kind}.svg, with the rows of earlier runs")
+    if failed:
+        print(f"FAILED: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def measure_growth(setting: Setting, out: Path) -> int:

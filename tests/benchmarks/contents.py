@@ -15,7 +15,7 @@ from pathlib import Path
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 BLOCK_BYTES = 16 * MIB
-LINE = b"%08d epoch 3 step 117: loss 0.693147, dice 0.8123, 2.1 s; the volume has 512 slices, of which\n"
+LINE = b"%08d epoch 3 step 117: loss 0.693147, dice 0.8123, 2.1 s; the volume has 512 slices, of which .\n"
 
 
 @dataclass(frozen=True)

@@ -93,10 +93,12 @@ def text_of(rows: Mapping[str, Report]) -> str:
             )
         lines += [f"    {note}" for note in row["notes"]]
         lines.append("")
-    goals = [goal for row in rows.values() for goal in row["goals"]]
-    met = sum(goal["is_met"] for goal in goals)
-    lines.append(f"{met} of {len(goals)} targets are met, in {len(rows)} rows")
     return "\n".join(lines)
+
+
+def verdict(rows: Mapping[str, Report]) -> str:
+    goals = [goal for row in rows.values() for goal in row["goals"]]
+    return f"{sum(goal['is_met'] for goal in goals)} of {len(goals)} targets are met, in {len(rows)} rows"
 
 
 def goal_line(goal: Mapping[str, Any]) -> str:
