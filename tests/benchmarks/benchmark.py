@@ -16,7 +16,7 @@ import server_rows
 import task_rows
 from chart import bars, curves
 from place import NoRoom, place_in_memory
-from report import Report, row_of, store, stored, text_of, verdict
+from report import Report, machine, row_of, store, stored, text_of, verdict
 from setting import LeftOut, Row, Setting
 from sink import running_sink
 from stacks import CHECKOUT, Longshore
@@ -88,7 +88,7 @@ def measure(rows: Sequence[Row], setting: Setting, out: Path) -> int:
         print(text_of({row.name: done[row.name]}), flush=True)
         together = stored(file) | {row.name: done[row.name]}
         together = {row.name: together[row.name] for row in ROWS if row.name in together}
-        store(file, together)
+        store(file, {"rows": together})
         (out / f"{kind}.txt").write_text(f"{text_of(together)}\n{verdict(together)}\n")
         (out / f"{kind}.svg").write_text(bars(together))
     print(f"{verdict(done)}. In {out}: {kind}.json, {kind}.txt and {kind}.svg, with the rows of earlier runs")
@@ -100,7 +100,7 @@ def measure(rows: Sequence[Row], setting: Setting, out: Path) -> int:
 def measure_growth(setting: Setting, out: Path) -> int:
     kind = "quick-growth" if setting.quick else GROWTH
     found = growth.measure(setting)
-    store(out / f"{kind}.json", found)
+    store(out / f"{kind}.json", {"machine": machine(), "quick": setting.quick, "series": found})
     (out / f"{kind}.svg").write_text(curves(found))
     print(growth.text_of(found))
     print(f"\nIn {out}: {kind}.json and {kind}.svg")

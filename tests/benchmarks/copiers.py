@@ -25,7 +25,7 @@ class Copier:
 
     def down(self, bucket: str, names: Sequence[str], to: Path) -> tuple[float, float]:
         """Copy a whole bucket to an empty folder, and return the wall and the CPU seconds."""
-        words = {
+        words: dict[str, list[str | Path]] = {
             "s5cmd": ["cp", f"s3://{bucket}/*", f"{to}/"],
             "rclone": ["copy", *RCLONE, f":s3:{bucket}", to],
             "curl": [*CURL, "-o", to / names[0], f"{self.endpoint}/{bucket}/{names[0]}"],
@@ -34,7 +34,7 @@ class Copier:
 
     def up(self, folder: Path, names: Sequence[str], prefix: str) -> tuple[float, float]:
         """Copy a folder's files to the server."""
-        words = {
+        words: dict[str, list[str | Path]] = {
             "s5cmd": ["cp", f"{folder}/", f"s3://{OUTPUTS}/{prefix}/"],
             "rclone": ["copy", *RCLONE, *RCLONE_UP, folder, f":s3:{OUTPUTS}/{prefix}"],
             "curl": [*CURL, "-T", folder / names[0], f"{self.endpoint}/{OUTPUTS}/{prefix}/{names[0]}"],

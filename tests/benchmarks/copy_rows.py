@@ -105,6 +105,6 @@ ROWS = [
     Row("upload-one", f"{TWO_GIB[0]} uploaded", upload(TWO_GIB, 0.40)),
     Row("tls-one", f"{ONE_GIB[0]} downloaded over TLS", download(ONE_GIB, 0.55, "tls")),
     Row("tls-many", f"{MANY[0]} downloaded over TLS", download(MANY, 0.13, "tls")),
-    Row("latency-many", f"{MANY[0]} downloaded, each answer 20 ms late", download(MANY, 0.20, "slow")),
-    Row("latency-one", f"{ONE_GIB[0]} downloaded, each answer 20 ms late", download(ONE_GIB, 0.60, "slow")),
+    Row("latency-many", f"{MANY[0]} downloaded, answers 20 ms late", download(MANY, 0.20, "slow")),
+    Row("latency-one", f"{ONE_GIB[0]} downloaded, answers 20 ms late", download(ONE_GIB, 0.60, "slow")),
 ]

@@ -18,10 +18,10 @@ def tree(root: int) -> list[int]:
     children: defaultdict[int, list[int]] = defaultdict(list)
     for pid in filter(str.isdecimal, os.listdir("/proc")):
         with suppress(OSError):
-            children[int(_stat(int(pid))[1])].append(int(pid))
+            children[int(_stat(pid)[1])].append(int(pid))
     found = [root]
-    for pid in found:
-        found += children[pid]
+    for parent in found:
+        found += children[parent]
     return found
 
 
@@ -39,7 +39,7 @@ def memory_mib(root: int) -> float:
     return sum(map(_pss, tree(root))) / MIB
 
 
-def _stat(pid: int) -> list[str]:
+def _stat(pid: int | str) -> list[str]:
     """Return the fields of a process from its state on."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 

@@ -113,6 +113,6 @@ def stored(path: Path) -> dict[str, Report]:
     return dict(json.loads(path.read_text())["rows"]) if path.exists() else {}
 
 
-def store(path: Path, rows: Mapping[str, Report]) -> None:
+def store(path: Path, results: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+    path.write_text(json.dumps(results, indent=1) + "\n")

@@ -124,7 +124,7 @@ def model_turn(setting: Setting, side: type[Stack], shape: Shape, without: float
 
 def spawn(setting: Setting) -> Outcome:
     count = setting.number(50, 20)
-    rigs = {
+    rigs: dict[str, list[str | Path]] = {
         SHIM: [CHECKOUT / ".venv-shim" / "bin" / "python", HERE / "spawn_rig.py", SHIM, str(count)],
         OURS: [Longshore.python(), HERE / "spawn_rig.py", OURS, str(count), Longshore.checkout],
     }
@@ -226,7 +226,7 @@ def percentile(values: Sequence[float], part: float) -> float:
 ROWS = [
     Row("model-tar-gz", "a model of 1 GiB as .tar.gz, set up", model(True, 0.55, MOST_OVER_IDLE_MIB)),
     Row("model-tar", "a model of 1 GiB as .tar, set up", model(False, 0.80, MOST_OVER_IDLE_MIB)),
-    Row("spawn", "a start of the algorithm as another user, at 200 MiB", spawn),
+    Row("spawn", "a start of a program as another user, at 200 MiB", spawn),
     Row("start", "from the start of serve to /ping 200", start),
     Row("idle", "memory of all processes, idle", idle),
     Row("idle-64", "memory of all processes, idle, 64 workers", idle_of_many_workers),

@@ -144,7 +144,7 @@ class Sink:
         """Return the folder of a bucket."""
         return self._folder / "data" / name
 
-    def list(self, name: str, files: Iterable[str]) -> None:
+    def list_bucket(self, name: str, files: Iterable[str]) -> None:
         """Let the bucket be listed, with these objects."""
         bucket = self.bucket(name)
         entries = [
@@ -204,11 +204,21 @@ def make_certificates(folder: Path) -> Path:
     authority, key = folder / "authority.pem", folder / "authority.key"
     request, extensions = folder / "server.csr", folder / "extensions"
     extensions.write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\nbasicConstraints=CA:FALSE\n")
-    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    curve: list[str | Path] = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     usage = ["-addext", "keyUsage=critical,keyCertSign,cRLSign"]
     _openssl("req", "-x509", *curve, "-keyout", key, "-out", authority, "-days", "30", "-subj", "/CN=Benchmark", *usage)
     _openssl("req", *curve, "-keyout", folder / "server.key", "-out", request, "-subj", "/CN=127.0.0.1")
-    signing = ["-CA", authority, "-CAkey", key, "-CAcreateserial", "-extfile", extensions, "-days", "30"]
+    signing: list[str | Path] = [
+        "-CA",
+        authority,
+        "-CAkey",
+        key,
+        "-CAcreateserial",
+        "-extfile",
+        extensions,
+        "-days",
+        "30",
+    ]
     _openssl("x509", "-req", "-in", request, "-out", folder / "server.pem", *signing)
     return authority
 

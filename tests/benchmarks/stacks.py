@@ -127,14 +127,14 @@ class Stack:
         assert self._process.stderr
         self._counters = [LineCounter(self._process.stdout), LineCounter(self._process.stderr)]
         with PeakMemory(self.pid) if watch_memory else nullcontext() as memory:
-            self._await_ping(started)
+            self._await_ping(self._process, started)
             taken = time.monotonic() - started
         self.peak_of_start = memory.peak if memory else 0.0
         return taken
 
-    def _await_ping(self, started: float) -> None:
+    def _await_ping(self, process: subprocess.Popen[bytes], started: float) -> None:
         while not self.pings():
-            if self._process.poll() is not None or time.monotonic() > started + START_SECONDS:
+            if process.poll() is not None or time.monotonic() > started + START_SECONDS:
                 raise RuntimeError(f"{self.name} does not start:\n{self.last_words}")
             time.sleep(0.002)
 

@@ -67,9 +67,9 @@ class TaskTurn:
         if work.put:
             shape = work.put[1]
             assert (traffic.objects, traffic.put) >= (shape.count, shape.total), f"{name} put {traffic}, of {shape}"
-        if warming_up and (shape := work.input_shape):
-            found = counted.read_text()
-            assert found == f"{shape.count} {shape.total}", f"{name} staged {found} bytes, of {shape}"
+        if warming_up and work.input_shape:
+            found, wanted = counted.read_text(), f"{work.input_shape.count} {work.input_shape.total}"
+            assert found == wanted, f"{name} staged {found}, of {wanted}"
 
 
 def link_all(source: Path, to: Path) -> None:

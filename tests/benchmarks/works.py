@@ -37,7 +37,7 @@ def download(setting: Setting, shape: Shape) -> Iterator[Work]:
     need_room(shape.total * 2)
     with empty_source(setting) as bucket:
         names = put_files(bucket, shape)
-        setting.sink.list(SOURCE, names)
+        setting.sink.list_bucket(SOURCE, names)
         yield Work(names, shape.total, input_shape=shape if shape.count else None)
 
 
