@@ -29,11 +29,9 @@ def bars(rows: Mapping[str, Any]) -> str:
     bottom = TOP + ROW_HEIGHT * len(shown)
     parts = [
         text(24, 34, "Longshore beside sagemaker-shim", size=18, weight=600),
-        text(
-            24,
-            56,
-            "What it takes as a part of what sagemaker-shim takes, in turns on the same machine. Less is better.",
-        ),
+        text(24, 56, "Each as a part of what sagemaker-shim takes on the same machine, in turns. Less is better."),
+        text(PLOT_END + 16, 78, "ratio", colour=PALE),
+        text(FIGURES_END, 78, "shim → Longshore", anchor="end", colour=PALE),
         *legend(shown),
     ]
     for ratio in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5):
