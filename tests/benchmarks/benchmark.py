@@ -34,7 +34,7 @@ def main() -> int:
     wanted = chosen(options.rows)
     Longshore.checkout = options.checkout.resolve()
     with place_in_memory() as folder, running_sink(folder / "sink") as sink:
-        setting = Setting(folder, sink, options.rounds or (2 if options.quick else 5), options.quick)
+        setting = Setting(folder, sink, options.rounds or (1 if options.quick else 5), options.quick)
         if GROWTH in options.rows:
             return measure_growth(setting, options.out)
         return measure(wanted, setting, options.out)
@@ -45,7 +45,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("rows", nargs="*", metavar="ROW", help="or how some begin, such as download; or growth")
     parser.add_argument("--list", action="store_true", help="list the rows and end")
     parser.add_argument("--quick", action="store_true", help="less of everything, in under three minutes")
-    parser.add_argument("--rounds", type=int, help="that are counted; 5, or 2 of --quick")
+    parser.add_argument("--rounds", type=int, help="that are counted; 5, or 1 of --quick")
     parser.add_argument("--checkout", type=Path, default=CHECKOUT, help="whose Longshore is measured; this one")
     parser.add_argument(
         "--out", type=Path, default=CHECKOUT / ".benchmarks", help="the folder of the results; .benchmarks of this one"

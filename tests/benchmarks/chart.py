@@ -174,7 +174,8 @@ def shown_size(value: float, unit: str) -> str:
     """Return a number as short as can be; bytes in powers of 1024."""
     base, names = (1024, ("", "Ki", "Mi", "Gi")) if unit == "B" else (1000, ("", "k", "M", "G"))
     power = min(3, int(math.log(value, base) + 1e-9)) if value >= base else 0
-    return f"{value / base**power:g} {names[power]}{unit}".replace(" k", "k").replace(" M", " M").strip()
+    space = " " if unit else ""
+    return f"{value / base**power:g}{space}{names[power]}{unit}"
 
 
 def text(

@@ -96,7 +96,7 @@ def model(packed: bool, limit: float, most_mib: float | None = None) -> Callable
 
 def median_start(setting: Setting, side: type[Stack]) -> float:
     found = []
-    for _ in range(3):
+    for _ in range(setting.number(3, 1)):
         stack = new_stack(side, setting)
         try:
             found.append(stack.start())
@@ -139,7 +139,7 @@ def spawn(setting: Setting) -> Outcome:
         return turn
 
     outcome = Outcome("ms", samples=take_turns({name: turn_of(words) for name, words in rigs.items()}, setting.rounds))
-    outcome.notes.append(f"the median of {count} starts of /bin/true as nobody, in each round; the CPU is the rig's")
+    outcome.notes.append(f"the median of {count} starts of /bin/true as nobody, in each round")
     return outcome.against_shim(0.20)
 
 
@@ -148,15 +148,20 @@ def spawn(setting: Setting) -> Outcome:
 
 def kinds_of_work(setting: Setting) -> dict[str, Prepared]:
     """Return what a server is watched at."""
-    large = setting.shape(Shape(16, 128 * MIB), Shape(4, 64 * MIB))
+    if setting.quick:
+        return {
+            "8 x 48 MiB down": lambda _: works.download(setting, Shape(8, 48 * MIB)),
+            "300 x 4 KiB down": lambda _: works.download(setting, Shape(300, 4 * KIB)),
+            "30,000 log lines": lambda _: works.log(setting, 30_000),
+        }
     return {
-        "40 x 96 MiB down": lambda _: works.download(setting, setting.shape(Shape(40, 96 * MIB), Shape(8, 48 * MIB))),
-        "one large file down": lambda _: works.download(setting, setting.shape(Shape(1, 2 * GIB), Shape(1, 256 * MIB))),
-        "many small files down": lambda _: works.download(setting, Shape(setting.number(2000, 300), 4 * KIB)),
-        "large files up": lambda _: works.upload(setting, large),
-        "many small files up": lambda _: works.upload(setting, Shape(setting.number(2000, 300), 4 * KIB)),
-        "a zip": lambda _: works.unzip(setting, Shape(setting.number(250, 25), 2 * MIB)),
-        "a long log": lambda _: works.log(setting, setting.number(500_000, 50_000)),
+        "40 x 96 MiB down": lambda _: works.download(setting, Shape(40, 96 * MIB)),
+        "1 x 2 GiB down": lambda _: works.download(setting, Shape(1, 2 * GIB)),
+        "2,000 x 4 KiB down": lambda _: works.download(setting, Shape(2000, 4 * KIB)),
+        "16 x 128 MiB up": lambda _: works.upload(setting, Shape(16, 128 * MIB)),
+        "2,000 x 4 KiB up": lambda _: works.upload(setting, Shape(2000, 4 * KIB)),
+        "a zip of 250 x 2 MiB": lambda _: works.unzip(setting, Shape(250, 2 * MIB)),
+        "500,000 log lines": lambda _: works.log(setting, 500_000),
     }
 
 

@@ -13,6 +13,7 @@ import resource
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 RESIDENT_BYTES = 200 << 20
@@ -27,7 +28,17 @@ def grow() -> bytearray:
     return ballast
 
 
-def of_shim(count: int) -> list[float]:
+def measured(starts: Callable[[], list[float]]) -> dict[str, float]:
+    """Grow, and return the median of milliseconds, and the CPU seconds of one start."""
+    ballast = grow()
+    before = cpu()
+    found = starts()
+    used = cpu() - before
+    assert ballast
+    return {"milliseconds": 1000 * statistics.median(found), "cpu": used / len(found)}
+
+
+def of_shim(count: int) -> dict[str, float]:
     from sagemaker_shim.models import UserProcess
 
     async def once() -> float:
@@ -42,13 +53,10 @@ def of_shim(count: int) -> list[float]:
     async def all_of_them() -> list[float]:
         return [await once() for _ in range(count)]
 
-    ballast = grow()
-    found = asyncio.run(all_of_them())
-    assert ballast
-    return found
+    return measured(lambda: asyncio.run(all_of_them()))
 
 
-def of_longshore(count: int, checkout: str) -> list[float]:
+def of_longshore(count: int, checkout: str) -> dict[str, float]:
     sys.path.insert(0, f"{checkout}/container")
     from model_server.program import Program
     from model_server.settings import Settings
@@ -63,10 +71,7 @@ def of_longshore(count: int, checkout: str) -> list[float]:
         assert code == 0
         return taken
 
-    ballast = grow()
-    found = [once() for _ in range(count)]
-    assert ballast
-    return found
+    return measured(lambda: [once() for _ in range(count)])
 
 
 def cpu() -> float:
@@ -80,9 +85,7 @@ def main() -> None:
     side, count = sys.argv[1], int(sys.argv[2])
     os.environ["GRAND_CHALLENGE_COMPONENT_USER"] = USER
     os.environ["GRAND_CHALLENGE_COMPONENT_ENTRYPOINT_B64J"] = base64.b64encode(b'["/bin/true"]').decode()
-    before = cpu()
-    found = of_shim(count) if side == "shim" else of_longshore(count, sys.argv[3])
-    print(json.dumps({"milliseconds": 1000 * statistics.median(found), "cpu": (cpu() - before) / count}))
+    print(json.dumps(of_shim(count) if side == "shim" else of_longshore(count, sys.argv[3])))
 
 
 if __name__ == "__main__":
