@@ -54,16 +54,15 @@ def parsed() -> argparse.Namespace:
 
 
 def chosen(names: Sequence[str]) -> list[Row]:
-    """Return the rows whose names are these, or begin with them; all without names."""
-    for name in names:
-        if name != GROWTH and not any(row.name.startswith(name) for row in ROWS):
+    """Return the rows whose names are these, or begin with them, in this order; all without names."""
+    found: dict[str, Row] = {}
+    for name in names or [""]:
+        exact = [row for row in ROWS if row.name == name]
+        rows = exact or [row for row in ROWS if row.name.startswith(name)]
+        if not rows and name != GROWTH:
             sys.exit(f"There is no row {name}: see --list")
-    exact = {row.name for row in ROWS} & set(names)
-    return [
-        row
-        for row in ROWS
-        if not names or row.name in exact or any(row.name.startswith(name) for name in names if name not in exact)
-    ]
+        found |= {row.name: row for row in rows}
+    return [*found.values()]
 
 
 def measure(rows: Sequence[Row], setting: Setting, out: Path) -> int:
