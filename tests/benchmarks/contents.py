@@ -70,7 +70,7 @@ def put_zip(path: Path, shape: Shape) -> None:
 def put_tar(path: Path, shape: Shape, packed: bool) -> None:
     """Make a tarball of numbers such as a model has, which hardly can be compressed; `packed` is with gzip."""
     source = random.Random(3)
-    block = struct.pack(f"<{MIB}f", *(source.gauss(0, 0.02) for _ in range(MIB)))
+    block = struct.pack(f"<{MIB // 8}f", *(source.gauss(0, 0.02) for _ in range(MIB // 8)))
     member = (block * (shape.size // len(block) + 1))[: shape.size]
     headers = (_tar_header(f"weights-{number:02}.bin", shape.size) for number in range(shape.count))
     with path.open("wb") as file:
