@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,9 @@ from pathlib import Path
 
 from sink import OUTPUTS
 from stacks import CHECKOUT
+
+COPY_SECONDS = 600.0
+"""Some try again and again for very long when the server is gone."""
 
 ENVIRONMENT = CHECKOUT / ".venv-benchmarks"
 
@@ -47,7 +51,12 @@ class Copier:
             start += ["--log", "error", "--endpoint-url", self.endpoint]
         started = time.monotonic()
         process = subprocess.Popen([*start, *words], env=self._environment(), stdout=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
+        watch = threading.Timer(COPY_SECONDS, process.kill)
+        watch.start()
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+        finally:
+            watch.cancel()
         taken = time.monotonic() - started
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:

@@ -163,6 +163,7 @@ class Sink:
         deadline = time.monotonic() + DEADLINE_SECONDS
         lines: list[str] = []
         while True:
+            assert self._process.poll() is None, "nginx has ended"
             time.sleep(0.05)  # its log is written with a delay
             lines += self._new_lines()
             found = counted(lines)
