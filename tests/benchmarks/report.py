@@ -55,7 +55,7 @@ def row_of(row: Row, outcome: Outcome, rounds: int, quick: bool, load: float) ->
         "work": row.work,
         "unit": outcome.unit,
         "quick": quick,
-        "rounds": rounds,
+        "rounds": min(rounds, max(map(len, outcome.samples.values()))),
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
         "load_before": round(load, 2),
         "machine": machine(),
