@@ -23,6 +23,7 @@ from gunicorn.workers.gthread import ThreadWorker
 
 from predictor import Predictor
 
+from .cpus import usable_cpus
 from .folder import TaskFolder
 from .heap import give_back_what_is_large
 from .ledger import Ledger
@@ -161,7 +162,8 @@ class ModelServer(Application):
         signal.signal(signal.SIGTERM, stop)
         sys.setswitchinterval(SWITCH_SECONDS)
         adopt_orphans()  # so that what leaves a task's process group is found when the task ends
-        threading.Thread(target=lambda: predictor.server.storage.client, daemon=True, name="s3").start()
+        if predictor.server.settings.workers <= usable_cpus():  # else there would be 20 MiB for each of many that wait
+            threading.Thread(target=lambda: predictor.server.storage.client, daemon=True, name="s3").start()
 
     def _worker_ended(self, arbiter: Arbiter, worker: Worker) -> None:
         """End what a worker that is gone ran, free its place in the queue, and tell PID 1; in the arbiter.
