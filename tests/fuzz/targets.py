@@ -76,7 +76,7 @@ def zips(data: bytes) -> None:
         assert all(path.is_file() and not path.is_symlink() for path in files)
         assert sum(path.stat().st_size for path in files) <= LIMITS.megabytes * MEGABYTE
         assert len(files) <= LIMITS.files
-        assert set(os.listdir(folder)) <= {"packed", "secret", "scratch", "target"}
+        assert set(os.listdir(folder)) <= {"packed", "secret", "scratch", "scratch-2", "target"}
 
 
 def tarballs(data: bytes) -> None:
