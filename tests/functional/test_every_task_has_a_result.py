@@ -10,13 +10,13 @@ import os
 import time
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 from rig import KEY, outputs_of, signed_result
 
 from faulty_s3 import Answer, CutBody, Delay, Fault, FaultyS3, Hold, LostAnswer
-from model_server import storage
+from model_server import archive, s3_download
 from model_server.errors import WorkerLost
 from model_server.ledger import AcceptedTask
 from model_server.lost_tasks import store_lost_results
@@ -408,14 +408,9 @@ def test_an_input_whose_path_the_file_system_refuses_ends_in_a_result(start: Sta
     assert result["error"] is None or result["error"]["code"] == "input_path_unusable"
 
 
-class FullQuota(io.RawIOBase):
-    """A file of a user whose quota is used up."""
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: object) -> int:
-        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), "patient-7")
+def use_up(*_: object) -> NoReturn:
+    """Write to a file of a user whose quota is used up."""
+    raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), "patient-7")
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "zip"])
@@ -424,16 +419,16 @@ def test_a_quota_that_is_used_up_ends_in_a_result_and_the_next_task_runs(
 ) -> None:
     """It takes a file system of its own to use one up, so the error is ours; all else is real."""
     data = io.BytesIO()
-    with zipfile.ZipFile(data, "w") as archive:
-        archive.writestr("file", "data")
+    with zipfile.ZipFile(data, "w") as zipped:
+        zipped.writestr("file", "data")
     bucket.put("in", data.getvalue())
     rig = start("echoes_input")
     inputs = [bucket.item("file", "in", decompress=packed)]
     with monkeypatch.context() as patch:
         if packed:
-            patch.setattr(Path, "open", lambda *_: FullQuota())
+            patch.setattr(archive, "pieces", use_up)
         else:
-            patch.setattr(storage, "_write_all", lambda _, data: FullQuota().write(data))
+            patch.setattr(s3_download, "write_at", use_up)
         result = rig.run(bucket.task("full", inputs=inputs))
     sentence = "Contents of zip file too large" if packed else "There is not enough disk space for the inputs"
     assert (result["return_code"], result["user_safe_error_message"]) == (1, sentence)
