@@ -52,6 +52,7 @@ SWITCH_SECONDS = 0.0005
 PING_SECONDS = 2.0
 REFUSED_SECONDS = 0.1
 RESTART_SECONDS = 1.0
+WARM_UP_POLL_SECONDS = 0.1
 
 
 def write_error(sock: socket.socket, status_int: int, reason: str, mesg: str) -> None:
@@ -163,7 +164,13 @@ class ModelServer(Application):
         sys.setswitchinterval(SWITCH_SECONDS)
         adopt_orphans()  # so that what leaves a task's process group is found when the task ends
         if predictor.server.settings.workers <= usable_cpus():  # else there would be 20 MiB for each of many that wait
-            threading.Thread(target=lambda: predictor.server.storage.client, daemon=True, name="s3").start()
+            threading.Thread(target=self._warm_up, args=(predictor,), daemon=True, name="s3").start()
+
+    def _warm_up(self, predictor: Predictor) -> None:
+        """Make the client of S3 for the first task, once that keeps the first answer to /ping from nothing."""
+        while not self._inherited.scoreboard.state.listening:
+            time.sleep(WARM_UP_POLL_SECONDS)
+        _ = predictor.server.storage.client
 
     def _worker_ended(self, arbiter: Arbiter, worker: Worker) -> None:
         """End what a worker that is gone ran, free its place in the queue, and tell PID 1; in the arbiter.
