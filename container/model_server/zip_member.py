@@ -68,19 +68,19 @@ def _quick_pieces(file: int, info: zipfile.ZipInfo) -> Iterator[bytes]:
     checksum = 0
     inflate = zlib.decompressobj(-zlib.MAX_WBITS) if info.compress_type == zipfile.ZIP_DEFLATED else None
     while left and not (inflate and inflate.eof):
-        if not data:
+        if not data and packed_left:
             data = os.pread(file, min(packed_left, PACKED_BYTES), place)
             place += len(data)
             packed_left -= len(data)
-            if not data and packed_left:
+            if not data:
                 raise EOFError("a member is cut off")
-            if not data:  # before the size in the index: the checksum decides
-                break
         if inflate:
-            piece = inflate.decompress(data, min(left, PIECE_BYTES))
+            piece = inflate.decompress(data, min(left, PIECE_BYTES))  # more may come of no data, than a piece holds
             data = inflate.unconsumed_tail
         else:
             piece, data = data[:left], b""
+        if not (piece or data or packed_left):  # before the size in the index: the checksum decides
+            break
         left -= len(piece)
         checksum = zlib.crc32(piece, checksum)
         if piece:

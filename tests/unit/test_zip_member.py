@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from model_server.lzma_stream import PACKED_BYTES
@@ -72,6 +72,7 @@ def read(of_a_member: Iterable[bytes]) -> bytes | None:
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(noises, runs, methods, names, st.booleans(), st.sampled_from([0, 60, 9_000]))
+@example(1, PIECE_BYTES, zipfile.ZIP_DEFLATED, "name", False, 0)  # all is taken in before the last byte comes out
 def test_a_member_is_what_the_standard_library_unpacks(
     tmp_path: Path, noise: int, zeros: int, method: int, name: str, stream: bool, extra: int
 ) -> None:
