@@ -75,7 +75,8 @@ def _quick_pieces(file: int, info: zipfile.ZipInfo) -> Iterator[bytes]:
             if not data:
                 raise EOFError("a member is cut off")
         if inflate:
-            piece = inflate.decompress(data, min(left, PIECE_BYTES))  # more may come of no data, than a piece holds
+            # One byte more than there should be, so that a fault after the last one is seen; of no data more may come.
+            piece = inflate.decompress(data, left + 1 if left <= PIECE_BYTES else PIECE_BYTES)[:left]
             data = inflate.unconsumed_tail
         else:
             piece, data = data[:left], b""

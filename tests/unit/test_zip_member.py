@@ -87,6 +87,7 @@ def test_a_member_is_what_the_standard_library_unpacks(
     methods,
     st.lists(st.tuples(st.integers(0, 60), st.integers(0, 255)), min_size=1, max_size=3),
 )
+@example(b"content", zipfile.ZIP_DEFLATED, [(42, 209)])  # after the last byte of its content
 def test_a_damaged_member_is_broken_where_the_standard_library_finds_it_so(
     tmp_path: Path, content: bytes, method: int, damages: list[tuple[int, int]]
 ) -> None:
