@@ -156,7 +156,10 @@ def empty(folder: int, kept: Snapshot) -> None:
             if fault is None or is_refusal(fault):  # which may pass
                 fault = error
     if fault:
-        raise fault
+        try:
+            raise fault
+        finally:
+            del fault  # which holds this frame: a cycle, and with it what our callers have open
 
 
 def remove(folder: int, names: list[str]) -> None:
