@@ -10,6 +10,7 @@ import copy
 import lzma
 import os
 import struct
+import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -92,6 +93,8 @@ def _quick_pieces(file: int, info: zipfile.ZipInfo) -> Iterator[bytes]:
 
 def _start(file: int, info: zipfile.ZipInfo) -> tuple[bytes, int]:
     """Return the first of a member's packed bytes, none perhaps, and where the next ones are."""
+    if info.header_offset > sys.maxsize:
+        raise zipfile.BadZipFile("a header is beyond all places")
     most = min(info.compress_size, PACKED_BYTES)
     head = os.pread(file, LOCAL_HEADER.size + 4 * len(info.orig_filename) + EXTRA_BYTES + most, info.header_offset)
     if len(head) < LOCAL_HEADER.size:

@@ -98,6 +98,12 @@ def test_a_damaged_member_is_broken_where_the_standard_library_finds_it_so(
     assert ours == theirs
 
 
+def test_a_member_whose_end_alone_is_damaged_is_broken(tmp_path: Path) -> None:
+    data = bytearray(zipped(b"content", zipfile.ZIP_DEFLATED))
+    data[data.index(b"PK\x01\x02") - 1] = 209
+    assert both(bytes(data), tmp_path) == (None, None)
+
+
 @pytest.mark.parametrize("field", [20, 24])
 @pytest.mark.parametrize("size", [0, 1, 6, 8, 1_000, 2**31])
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
@@ -108,3 +114,22 @@ def test_wrong_sizes_in_the_index_are_read_as_the_standard_library_does(
     struct.pack_into("<I", data, data.index(b"PK\x01\x02") + field, size)
     theirs, ours = both(bytes(data), tmp_path)
     assert ours == theirs
+
+
+@pytest.mark.parametrize("more", range(0, 600, 20))
+def test_what_is_left_when_all_packed_bytes_are_taken_is_not_lost(tmp_path: Path, more: int) -> None:
+    """The last packed byte may stand for more than what a piece has room for."""
+    content = bytes(PIECE_BYTES + more)
+    assert both(zipped(content, zipfile.ZIP_DEFLATED), tmp_path) == (content, content)
+
+
+@pytest.mark.parametrize("place", [2**62, 2**63 - 1, 2**63, 2**64 - 1])
+def test_a_member_whose_place_no_file_reaches_is_broken(tmp_path: Path, place: int) -> None:
+    data = zipped(b"content", zipfile.ZIP_STORED)
+    index, end = data.index(b"PK\x01\x02"), bytearray(data[data.index(b"PK\x05\x06") :])
+    entry = bytearray(data[index : -len(end)])
+    extra = struct.pack("<HHQ", 1, 8, place)
+    struct.pack_into("<H", entry, 30, len(extra))
+    struct.pack_into("<I", entry, 42, 2**32 - 1)
+    struct.pack_into("<I", end, 12, len(entry) + len(extra))
+    assert both(data[:index] + entry + extra + end, tmp_path) == (None, None)
