@@ -42,7 +42,7 @@ def become() -> Iterator[Path]:
         Path(folder).chmod(0o755)
         program = Path(folder, "become")
         warnings = ("-std=c11", "-Wall", "-Wextra", "-Werror")
-        subprocess.run(["cc", *warnings, "-o", str(program), str(SOURCE)], check=True)
+        subprocess.run(["cc", *warnings, "-static", "-o", str(program), str(SOURCE)], check=True)
         yield program
 
 
@@ -196,3 +196,17 @@ def test_a_user_that_we_may_not_become_is_forbidden(become: Path, folder: Path) 
 def test_the_same_user_without_a_limit_needs_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spawn_module, "BECOME", Path("/bin/false"))
     assert said("echo", "here", user=SAME_USER, data_bytes=0) == ["here"]
+
+
+def test_what_the_environment_has_loaded_is_not_run_as_the_server(become: Path, folder: Path) -> None:
+    source, library, seen = folder / "loaded.c", folder / "loaded.so", folder / "seen"
+    source.write_text(
+        "#include <stdio.h>\n#include <unistd.h>\n__attribute__((constructor)) static void tell(void) {"
+        f' FILE *to = fopen("{seen}", "a"); fprintf(to, "%u\\n", (unsigned)geteuid()); fclose(to); }}'
+    )
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
+    seen.touch()
+    seen.chmod(0o666)
+    with spawn(["/bin/true"], {"LD_PRELOAD": str(library)}, SOMEBODY, ROOT, 0, subprocess.PIPE) as process:
+        process.communicate()
+    assert seen.read_text() == f"{SOMEBODY.uid}\n"
