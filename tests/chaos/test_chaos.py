@@ -22,7 +22,7 @@ logging.getLogger("werkzeug").setLevel(logging.ERROR)  # the S3 server's, which 
 if TYPE_CHECKING:
     from tests.conftest import Bucket
 
-STORAGE = (SERVE.parent / "model_server/storage.py").read_text()
+RETRYING = (SERVE.parent / "model_server/retrying.py").read_text()
 RETRIES = "RETRY_SECONDS = 60.0"
 SHORT_RETRIES = "RETRY_SECONDS = 2.0"
 """An S3 that does not come back costs seconds, not minutes; nothing else of the program is changed."""
@@ -32,8 +32,8 @@ def test_whatever_happens_the_promises_hold(
     s3_endpoint: str, new_buckets: "Callable[[], Bucket]", tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
     tasks, seed = pytestconfig.getoption("tasks"), pytestconfig.getoption("seed")
-    assert RETRIES in STORAGE
-    changed = {"model_server/storage": STORAGE.replace(RETRIES, SHORT_RETRIES)}
+    assert RETRIES in RETRYING
+    changed = {"model_server/retrying": RETRYING.replace(RETRIES, SHORT_RETRIES)}
     program = copy_of_the_program(tmp_path / "container", **changed)
     path = Path(tempfile.gettempdir(), f"longshore-chaos-{seed}-{tasks}.jsonl")
     history = History(path)
