@@ -115,6 +115,14 @@ install_once() {
   is_installed "$@" || install_packages "$@"
 }
 
+# What starts the algorithm as its user in the image, where there is a compiler; without it Python changes user.
+# Static as in the image: what its environment, the algorithm's, names to be loaded would be run as the server's user.
+need_become() {
+  local source=$checkout/image/become.c program=$venv/bin/longshore-become
+  [[ $program -nt $source ]] || ! command -v cc >/dev/null ||
+    cc -std=c11 -O2 -static -o "$program" "$source" || log 'No program that changes user: Python does it'
+}
+
 # Tell whether .venv is ours, whole or not, or there is nothing in it.
 is_ours() { [[ -e $venv/lock || -z $(ls -A "$venv" 2>/dev/null) ]]; }
 

@@ -74,14 +74,6 @@ wants_image_tests() {
   [[ $others == no ]]
 }
 
-# What starts the algorithm as its user in the image, where there is a compiler; without it Python changes user.
-# Static as in the image: what its environment, the algorithm's, names to be loaded would be run as the server's user.
-need_become() {
-  local source=$checkout/image/become.c program=$venv/bin/longshore-become
-  [[ $program -nt $source ]] || ! command -v cc >/dev/null ||
-    cc -std=c11 -O2 -static -o "$program" "$source" || log 'No program that changes user: Python does it'
-}
-
 # An engine, a registry, the command that the SageMaker SDK starts containers with, and two clients that no one here
 # wrote, each in an environment of its own.
 need_image_tools() {

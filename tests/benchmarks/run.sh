@@ -42,6 +42,7 @@ main() {
   need_packages requirements.txt local-test/requirements.txt tests/requirements.txt
   # Its package is for another Python only; it runs on this one all the same.
   venv=$checkout/.venv-shim PIP_IGNORE_REQUIRES_PYTHON=1 need_packages tests/compat/requirements.txt tests/compat/shim.txt
+  need_become
   venv=$checkout/.venv-benchmarks need_packages tests/benchmarks/requirements.txt
   exec "$venv/bin/python" "$here/benchmark.py" "$@"
 }
