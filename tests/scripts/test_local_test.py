@@ -13,15 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from local_scripts import DEADLINE_SECONDS, MADE, PROJECT, Script, copy_checkout, run_script, serving
 from quiet_port import quiet_port
-
-if TYPE_CHECKING:
-    from tests.conftest import Bucket
 
 ALGORITHMS = PROJECT / "tests" / "algorithms"
 HEAD = "sepal_length,sepal_width,petal_length,petal_width"
@@ -389,20 +385,6 @@ def test_a_path_that_an_option_can_not_use_is_refused_at_the_start(
     assert sentence in job.stderr[-1]
 
 
-def test_a_key_chooses_no_place_outside_the_folder_that_is_kept(bucket: "Bucket", tmp_path: Path) -> None:
-    bucket.put("fine/a.txt", "fine")
-    outside = f"outside-of-{bucket.name}"
-    bucket.put(f"up/../../../{outside}", "not fine")
-    target = tmp_path / "deep" / "kept"
-    environment = os.environ | {"AWS_ENDPOINT_URL_S3": bucket.endpoint}
-    command = [PROJECT / ".venv/bin/python", PROJECT / "local-test/s3_folder.py", "keep", target]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=DEADLINE_SECONDS)
-    assert ended.returncode == 0, ended.stderr
-    assert (target / bucket.name / "fine/a.txt").read_text() == "fine"
-    assert "is not copied" in ended.stderr
-    assert not list(tmp_path.rglob(outside))
-
-
 @pytest.mark.parametrize(("script", "code"), [("exit 0", 1), ("exit 3", 3)])
 def test_what_can_not_be_kept_costs_nothing_else(
     checkout: Path, test_dir: Path, tmp_path: Path, script: str, code: int
@@ -420,18 +402,6 @@ def test_what_can_not_be_kept_costs_nothing_else(
     assert "s3://bucket/'b' is not copied: Is a directory.\n" in job.stderr
     assert f"==> Not all of S3 is copied to {kept}\n" in job.stderr
     assert [(kept / "bucket" / name).read_text() for name in ("a", "c")] == ["a", "c"]
-
-
-def test_a_key_that_is_no_name_here_costs_nothing_else(bucket: "Bucket", tmp_path: Path) -> None:
-    keys = ["a", "m/" + "n" * 300, "z"]
-    for key in keys:
-        bucket.put(key, "kept")
-    environment = os.environ | {"AWS_ENDPOINT_URL_S3": bucket.endpoint}
-    command = [PROJECT / ".venv/bin/python", PROJECT / "local-test/s3_folder.py", "keep", tmp_path / "kept", tmp_path]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=DEADLINE_SECONDS)
-    assert ended.returncode == 1
-    assert f"{keys[1]!r} is not copied: File name too long." in ended.stderr
-    assert {path.name for path in (tmp_path / "kept" / bucket.name).iterdir() if path.is_file()} == {"a", "z"}
 
 
 def test_edited_code_is_served(checkout: Path, tmp_path: Path) -> None:
