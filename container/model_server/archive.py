@@ -19,8 +19,6 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from werkzeug.security import safe_join
-
 from .archive_limits import ArchiveLimits
 from .errors import ZipBroken, ZipEncrypted, ZipMethodUnsupported, ZipOverLimit, ZipPathsInvalid, ZipTooLarge
 from .logs import logger
@@ -188,11 +186,17 @@ def _destinations(members: list[zipfile.ZipInfo], folder: Path, field: str) -> _
     for file in files:
         parts = [part for part in file.filename.split("/") if part and part != "."][stripped:]
         relative = "/".join(parts)
-        destination = safe_join(root, relative) if ".." in parts else f"{root}/{relative}"
+        destination = _safe_join(root, relative) if ".." in parts else f"{root}/{relative}"
         if destination in (None, f"{root}/", f"{root}/.") or destination in destinations:
             raise ZipPathsInvalid(field)
         destinations[str(destination)] = file
     return [(file, destination) for destination, file in destinations.items()]
+
+
+def _safe_join(root: str, relative: str) -> str | None:
+    from werkzeug.security import safe_join  # not at the top: all of werkzeug comes with it, for few names
+
+    return safe_join(root, relative)
 
 
 def _shared_folder(names: list[str]) -> str:

@@ -94,7 +94,7 @@ def main() -> None:
 def serve(settings: Settings) -> int:
     """Serve tasks over HTTP, for endpoints and batch transform."""
     uncollected.pause()  # until all that is forked from here is imported
-    from .supervisor import serve as supervise  # not at the top: gunicorn and Flask are for this command only
+    from .supervisor import serve as supervise  # not at the top: most of it is for this command only
 
     return supervise(settings)
 

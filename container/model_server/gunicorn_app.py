@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,22 +23,15 @@ from gunicorn.workers.gthread import ThreadWorker
 from predictor import Predictor
 
 from .cpus import usable_cpus
-from .folder import TaskFolder
 from .heap import give_back_what_is_large
-from .ledger import Ledger
-from .linked_input import InputFolder
-from .log_channel import LogChannels
+from .inherited import Inherited
 from .logs import logger
 from .machine_limits import is_refusal, started_pool
 from .nginx import error_body
 from .prctl import adopt_orphans
 from .processes import end_group
-from .resident_channel import ResidentChannel
-from .run_folder import RunFolder
 from .runner import Server
-from .scoreboard import Scoreboard
 from .sending import SENDERS
-from .settings import Settings
 from .storage import Storage
 
 CONFIGURATION = Path(__file__).parent.parent / "gunicorn.conf.py"
@@ -49,7 +41,6 @@ SPARE_THREADS = 4
 SWITCH_SECONDS = 0.0005
 """How long a busy thread of a worker may keep Python from one that waits: /ping, with its dozen waits, is behind it."""
 
-PING_SECONDS = 2.0
 REFUSED_SECONDS = 0.1
 RESTART_SECONDS = 1.0
 WARM_UP_POLL_SECONDS = 0.1
@@ -97,21 +88,6 @@ class ModelWorker(ThreadWorker):
                 logger.warning("A connection waits: %s", error.strerror)
             self._refused = True
             time.sleep(REFUSED_SECONDS)  # it is still there then, or another worker has taken it
-
-
-@dataclass(frozen=True)
-class Inherited:
-    """What PID 1 made before the fork, and all workers share."""
-
-    settings: Settings
-    command: list[str]
-    input: InputFolder
-    output: TaskFolder
-    folder: RunFolder
-    channels: LogChannels
-    scoreboard: Scoreboard
-    ledger: Ledger
-    resident: ResidentChannel | None
 
 
 class ModelServer(Application):
@@ -194,15 +170,3 @@ def run_gunicorn(inherited: Inherited) -> None:
         inherited.resident.close_keeper()
     util.write_error = write_error  # there is no setting for it, and gunicorn's own is HTML
     ModelServer(inherited).run()
-
-
-def answers_ping(path: Path) -> bool:
-    """Say whether gunicorn answers GET /ping on its socket at all."""
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(PING_SECONDS)
-        try:
-            connection.connect(str(path))
-            connection.sendall(b"GET /ping HTTP/1.1\r\nHost: longshore\r\nConnection: close\r\n\r\n")
-            return connection.recv(16).startswith(b"HTTP/1.1 ")
-        except OSError:
-            return False

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import string
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from .prctl import end_with_parent
 from .run_folder import RunFolder
 from .settings import Settings
 
+UPSTREAM_SECONDS = 2.0
 TEMPLATE = Path(__file__).parent.parent / "nginx.conf"
 
 OURS = (RouteMissing, MethodNotAllowed, BodyTooLarge, InternalError)
@@ -82,6 +84,18 @@ def _become_nginx(argv: list[str], folder: Path, user: int | None) -> None:
         end_with_parent(signal.SIGQUIT)
     # Without a variable of ours, which others of its user could read.
     os.execve(argv[0], argv, {})  # noqa: S606 - there is no shell in it
+
+
+def upstream_answers(folder: RunFolder) -> bool:
+    """Say whether gunicorn answers GET /ping on its socket at all."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(UPSTREAM_SECONDS)
+        try:
+            connection.connect(str(folder.socket))
+            connection.sendall(b"GET /ping HTTP/1.1\r\nHost: longshore\r\nConnection: close\r\n\r\n")
+            return connection.recv(16).startswith(b"HTTP/1.1 ")
+        except OSError:
+            return False
 
 
 def is_listening(folder: RunFolder) -> bool:

@@ -1,17 +1,22 @@
 """How the values of settings are read: from text in the environment to what the program works with."""
 
 import json
+import sys
 from base64 import b64decode
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SecretBytes
-from pydantic.plugin import _loader
 
 from .s3_uri import S3Address, parse_s3_uri
 
-_loader._plugins = {}  # or the first model would look for plugins in the metadata of every package
+NO_PLUGINS = ModuleType("pydantic.plugin._loader")
+"""In the place of what looks for plugins of pydantic in the metadata of every package, at its first model."""
+
+vars(NO_PLUGINS)["get_plugins"] = tuple
+sys.modules.setdefault(NO_PLUGINS.__name__, NO_PLUGINS)
 
 Command = list[str] | str
 """A Dockerfile's exec form (a list) or shell form (a string)."""

@@ -19,7 +19,7 @@ from .children import STOP_SIGNALS, Child, is_running, reap, signal_socket, star
 from .command import algorithm_command
 from .directories import PostClean, make_writable
 from .errors import Interrupted, StartFailed, WorkerLost
-from .gunicorn_app import Inherited, answers_ping, run_gunicorn
+from .inherited import Inherited
 from .ledger import Ledger
 from .linked_input import claim_task_folders, leave_empty
 from .log_channel import LogChannels
@@ -107,7 +107,7 @@ class Supervisor:
         """Fork what begins with our memory; before there is any thread."""
         inherited, state = self._inherited, self._scoreboard.state
         uncollected.begin()
-        self._gunicorn = self._start("gunicorn", partial(run_gunicorn, inherited))
+        self._gunicorn = self._start("gunicorn", partial(_run_gunicorn, inherited))
         if inherited.resident:
             self._keeper = self._start("resident", self._keep_resident(inherited.resident))
         else:
@@ -188,7 +188,7 @@ class Supervisor:
         elif time.monotonic() > self._deadline:
             self._fail(f"The server did not start within {START_SECONDS:g} s")
         elif self._nginx is None:
-            if answers_ping(folder.socket):
+            if nginx.upstream_answers(folder):
                 self._nginx = self._start("nginx", nginx.body(settings, folder), end_with=signal.SIGQUIT)
         elif nginx.is_listening(folder):
             state.listening = True
@@ -328,6 +328,15 @@ class Supervisor:
             if child:
                 signal_group(child.pid, signal.SIGKILL)
         self._deadline += 1
+
+
+def _run_gunicorn(inherited: Inherited) -> None:
+    """Import gunicorn and Flask in the process that runs them: beside the set-up, and not into PID 1's memory."""
+    uncollected.pause()
+    from .gunicorn_app import run_gunicorn
+
+    uncollected.begin()
+    run_gunicorn(inherited)
 
 
 def _left(child: Child | None) -> Child | None:

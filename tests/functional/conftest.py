@@ -12,6 +12,10 @@ from invocation import Invocation
 from job_rig import Job
 from rig import Rig, algorithm
 
+from fake_clock import Clock
+from model_server import retrying
+from model_server.cancellation import Cancellation
+
 if TYPE_CHECKING:
     from tests.conftest import Bucket
 
@@ -50,3 +54,12 @@ def job(tmp_path: Path) -> Iterator[Job]:
     job = Job(tmp_path)
     yield job
     job.end()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Let the pauses between attempts pass at once."""
+    clock = Clock()
+    monkeypatch.setattr(retrying, "time", clock)
+    monkeypatch.setattr(Cancellation, "wait", lambda _, seconds: clock.sleep(seconds))
+    return clock

@@ -12,8 +12,6 @@ import pytest
 from s3_rig import MIB, running_storage
 from s3_stand_in import Answering, Authority, Exchange, StandIn, authority, forward, standing_in
 
-from fake_clock import Clock
-from model_server import retrying
 from model_server.cancellation import Cancellation
 from model_server.errors import ClientLeft, StorageUnavailable
 from model_server.s3_connection import Connections
@@ -22,14 +20,7 @@ from model_server.storage import Storage
 
 DATA = b"data" * 1000
 
-
-@pytest.fixture(autouse=True)
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Let the pauses between attempts pass at once."""
-    clock = Clock()
-    monkeypatch.setattr(retrying, "time", clock)
-    monkeypatch.setattr(Cancellation, "wait", lambda _, seconds: clock.sleep(seconds))
-    return clock
+pytestmark = pytest.mark.usefixtures("clock")
 
 
 @pytest.fixture(autouse=True)

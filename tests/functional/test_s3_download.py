@@ -15,7 +15,7 @@ from s3_rig import MIB, large, running_storage
 
 from fake_clock import Clock
 from faulty_s3 import Answer, CutBody, Exchange, FaultyS3, Reply, Reset
-from model_server import retrying, s3_download
+from model_server import s3_download
 from model_server.cancellation import Cancellation
 from model_server.errors import ClientLeft, StorageUnavailable
 from model_server.s3_faults import ObjectMissing
@@ -32,15 +32,6 @@ WHOLE, FIRST, SECOND, THIRD = None, "bytes=0-1048575", "bytes=1048576-2097151", 
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let what is large be less, so that the tests are fast; a server that checks signatures sees the real sizes."""
     monkeypatch.setattr(s3_download, "PART_BYTES", MIB)
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Let the pauses between attempts pass at once."""
-    clock = Clock()
-    monkeypatch.setattr(retrying, "time", clock)
-    monkeypatch.setattr(Cancellation, "wait", lambda _, seconds: clock.sleep(seconds))
-    return clock
 
 
 @pytest.fixture

@@ -12,8 +12,7 @@ import pytest
 from s3_rig import running_storage
 from s3_stand_in import Exchange, StandIn, standing_in
 
-from fake_clock import Clock
-from model_server import retrying, s3_client, s3_connection
+from model_server import s3_client, s3_connection
 from model_server.cancellation import Cancellation
 from model_server.errors import StorageRefused, StorageUnavailable
 from model_server.s3_faults import NameRefused, ObjectForbidden
@@ -25,14 +24,7 @@ EXPRESS = "scans--usw2-az1--x-s3"
 ACCESS_POINT = "arn:aws:s3:eu-central-1:123456789012:accesspoint/scans"
 MULTI_REGION = "arn:aws:s3::123456789012:accesspoint/mfzwi23gnjvgw.mrap"
 
-
-@pytest.fixture(autouse=True)
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Let the pauses between attempts pass at once."""
-    clock = Clock()
-    monkeypatch.setattr(retrying, "time", clock)
-    monkeypatch.setattr(Cancellation, "wait", lambda _, seconds: clock.sleep(seconds))
-    return clock
+pytestmark = pytest.mark.usefixtures("clock")
 
 
 @pytest.fixture(autouse=True)

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from s3_rig import MIB, large, running_storage, written
 
-from fake_clock import Clock
 from faulty_s3 import Answer, Exchange, FaultyS3, LostAnswer, Reply, Reset
-from model_server import retrying, s3_upload
+from model_server import s3_upload
 from model_server.errors import StorageRefused, StorageUnavailable
 from model_server.s3_faults import ObjectForbidden
 from model_server.storage import Storage
@@ -28,20 +27,14 @@ CHECKSUM = "x-amz-checksum-crc32"
 PART = 5 * MIB
 """The least that S3 takes."""
 
+pytestmark = pytest.mark.usefixtures("clock")
+
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let what is large be less, so that the tests are fast; a server that checks signatures sees the real sizes."""
     monkeypatch.setattr(s3_upload, "PART_BYTES", PART)
     monkeypatch.setattr(s3_upload, "WHOLE_BYTES", PART)
-
-
-@pytest.fixture(autouse=True)
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Let the pauses between attempts pass at once."""
-    clock = Clock()
-    monkeypatch.setattr(retrying, "time", clock)
-    return clock
 
 
 @pytest.fixture

@@ -88,7 +88,7 @@ LAYERS = [
         "dockerfile",
     ],
     ["registry_image", "lost_tasks", "task_body", "payload_http", "resident", "runner", "set_up", "plain_job"],
-    ["sending", "adapt"],
+    ["sending", "adapt", "inherited"],
     ["payload_run"],
     ["batch", "predictor", "training_job", "processing_job"],
     ["wsgi", "processing_tasks"],
