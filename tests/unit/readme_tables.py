@@ -1,7 +1,11 @@
-"""The README's tables that follow from the code: `python tests/unit/readme_tables.py` writes them into the README."""
+"""The README's tables that follow from the code, and from what was measured.
 
+`python tests/unit/readme_tables.py` writes them into the README.
+"""
+
+import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +17,22 @@ HEADS = {
     "settings": ["| Variable | Other names | Default | |", "|---|---|---|---|"],
     "errors": ["| Code | Status | Sentence |", "|---|---|---|"],
     "deaths": ["| Killed | While | The client sees | The result says | The next task |", "|---|---|---|---|---|"],
+    "machine": [],
+    "speed": ["| | Longshore | sagemaker-shim | others | target |", "|---|---:|---:|---:|---|"],
 }
+MEASURED = TESTS / "benchmarks" / "results" / "results.json"
 
 
 def table(name: str) -> list[str]:
     """Return the lines of a table as the code has it."""
-    return HEADS[name] + {"settings": settings_rows, "errors": error_rows, "deaths": death_rows}[name]()
+    rows = {
+        "settings": settings_rows,
+        "errors": error_rows,
+        "deaths": death_rows,
+        "machine": machine_rows,
+        "speed": speed_rows,
+    }
+    return HEADS[name] + rows[name]()
 
 
 def settings_rows() -> list[str]:
@@ -74,6 +88,43 @@ def death_rows() -> list[str]:
     import death_table
 
     return death_table.rows()
+
+
+def machine_rows() -> list[str]:
+    """Return the line that says where the benchmark ran, how often, and what else the machine did."""
+    rows = measured_rows()
+    machine = {key: value for key, value in rows[0]["machine"].items() if key != "commit"}
+    assert all(machine.items() <= row["machine"].items() for row in rows), "one machine for all rows"
+    loads = [row["load_before"] for row in rows]
+    where = "{cpus} CPUs ({cpu}), {memory_gib} GiB, Linux {kernel}, Python {python}".format(**machine)
+    rounds = min(row["rounds"] for row in rows)
+    return [f"{where}; at least {rounds} rounds a row; load before a row {min(loads):.1f} to {max(loads):.1f}."]
+
+
+def speed_rows() -> list[str]:
+    """Return one row for each of the benchmark's: medians, and for each target whether it is met."""
+    return [speed_row(row) for row in measured_rows()]
+
+
+def measured_rows() -> list[Mapping[str, Any]]:
+    return [*json.loads(MEASURED.read_text())["rows"].values()]
+
+
+def speed_row(row: Mapping[str, Any]) -> str:
+    figures = {name: f"{measured(of['median'])} {row['unit']}" for name, of in row["figures"].items()}
+    ours, shim = figures.pop("longshore"), figures.pop("shim", "")
+    others = ", ".join(f"{name} {figure}" for name, figure in figures.items())
+    targets = [
+        f"{measured(goal['found']['median'])} {goal['what']} "
+        f"({'at most' if goal['is_met'] else '**missed**:'} {measured(goal['limit'])})"
+        for goal in row["goals"]
+    ]
+    return f"| {row['work']} | {ours} | {shim} | {others} | {'<br>'.join(targets)} |"
+
+
+def measured(value: float) -> str:
+    """Show three digits: 1,234, 123, 12.3, 1.23, 0.123."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.3g}"
 
 
 def table_of_the_readme(name: str) -> list[str]:

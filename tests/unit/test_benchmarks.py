@@ -18,6 +18,8 @@ from contents import LINE, MIB, Shape, put_files, put_tar, put_zip
 from measures import OURS, SHIM, Outcome, Sample, take_turns
 from sink import counted
 
+from .readme_tables import table, table_of_the_readme
+
 
 def outcome(**values: list[float]) -> Outcome:
     return Outcome(samples={name: [Sample(value) for value in found] for name, found in values.items()})
@@ -98,3 +100,8 @@ def test_charts_are_whole_whatever_was_measured() -> None:
     series = {"one": {"what": "One", "unit": "B", "sides": {SHIM: [point], OURS: [point, point | {"x": 2**33}]}}}
     for drawn in (bars({"a": row, "b": row | {"ratio_to_shim": None}}), bars({}), curves(series)):
         assert ElementTree.fromstring(drawn).tag == "{http://www.w3.org/2000/svg}svg"
+
+
+@pytest.mark.parametrize("name", ["machine", "speed"])
+def test_the_readme_says_of_speed_what_was_measured(name: str) -> None:
+    assert table_of_the_readme(name) == table(name), "python tests/unit/readme_tables.py writes it"
