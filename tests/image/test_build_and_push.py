@@ -323,12 +323,13 @@ def test_an_image_that_would_not_run_is_not_pushed(caller: Caller, folder: Path)
     assert caller.registry.tags(caller.name) == []
 
 
-def test_a_push_that_fails_is_named(caller: Caller, folder: Path, tmp_path: Path) -> None:
-    """By a registry whose disk can not be written: it is a file."""
-    (tmp_path / "registry").mkdir()
-    (tmp_path / "registry/images").write_text("")
-    with running_registry(tmp_path / "registry", "AWS", ECR_PASSWORD) as broken:
-        done = caller.run("--registry", broken.host, caller.name, folder)
+def test_a_push_that_fails_is_named(
+    caller: Caller, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a registry that takes nothing for a while, which Docker does not try again for a minute."""
+    monkeypatch.setenv("REGISTRY_STORAGE_MAINTENANCE_READONLY", "{enabled: true}")
+    with running_registry(tmp_path, "AWS", ECR_PASSWORD) as closed:
+        done = caller.run("--registry", closed.host, caller.name, folder)
     fails(done, "Push", "docker says why above", "ecr:PutImage")
 
 
