@@ -2,6 +2,8 @@
 
 import ast
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -186,6 +188,21 @@ def reads_wsgi_only(path: Path, tree: ast.AST, read: set[str]) -> bool:
     """Say whether all that is read is Flask's `request.environ`, which is no environment but a request."""
     owners = {ast.unparse(n.value) for n in ast.walk(tree) if isinstance(n, ast.Attribute) and n.attr in read}
     return path.name == "predictor.py" and read == {"environ"} and owners == {"request"}
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("cli", ["model_server.supervisor", "model_server.storage"]),
+        ("supervisor", ["flask", "werkzeug", "gunicorn", "botocore", "importlib.metadata"]),
+        ("gunicorn_app", ["botocore", "boto3"]),
+    ],
+)
+def test_what_is_heavy_is_imported_where_it_is_needed(module: str, heavy: list[str]) -> None:
+    """PID 1 forks as soon as it can, and /ping is answered before there is a client of S3."""
+    program = f"import sys, model_server.{module}; print(*sorted(set({heavy}) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=CONTAINER, stdout=subprocess.PIPE, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 @pytest.mark.parametrize("path", PYTHON_FILES, ids=lambda path: path.name)
