@@ -164,12 +164,12 @@ def empty(folder: int, kept: Snapshot) -> None:
 
 def remove(folder: int, names: list[str]) -> None:
     """Remove entries of a folder, whatever they are and however deep they go."""
-    fresh = f".removed-{secrets.token_hex(8)}-"
-    moved = 0
+    fresh, moved = "", 0
     while names:
         name = names.pop()
         if unlinked(name, folder):
             continue
+        fresh = fresh or f".removed-{secrets.token_hex(8)}-"
         inner = open_writable(name, folder)
         try:
             for entry in os.listdir(inner):
