@@ -16,7 +16,7 @@ FIRST_BYTES = 16 * 1024
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_LINE_BYTES = 1024
-STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [^\r\n]*)?")
+STATUS_LINE = re.compile(r"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [^\r\n]*)?")
 HEXADECIMAL = re.compile(rb"[0-9A-Fa-f]{1,16}")
 NO_BODY = (204, 304)
 
@@ -54,7 +54,7 @@ class HttpAnswer:
         self.is_ended = self.size == 0
         self._is_kept = (
             self.headers.get("connection", "").lower() != "close"
-            and version == b"1"
+            and version == "1"
             and (self._in_chunks or self.size is not None)
         )
 
@@ -91,7 +91,7 @@ class HttpAnswer:
             self.is_ended = not self._left and not self._in_chunks
         return count
 
-    def _read_head(self) -> tuple[bytes, int, dict[str, str]]:
+    def _read_head(self) -> tuple[str, int, dict[str, str]]:
         data = self._ahead
         while (end := data.find(b"\r\n\r\n")) < 0:
             if len(data) > MAX_HEAD_BYTES:
@@ -101,13 +101,13 @@ class HttpAnswer:
                 raise BrokenAnswer("cut off in the head") if data else ConnectionLost
             data += more
         self._ahead = data[end + 4 :]
-        first, *lines = data[:end].split(b"\r\n")
+        first, *lines = data[:end].decode("latin-1").split("\r\n")
         status = STATUS_LINE.fullmatch(first)
         if not status:
             raise BrokenAnswer("no status line")
         headers: dict[str, str] = {}
         for line in lines:
-            name, colon, value = line.decode("latin-1").partition(":")
+            name, colon, value = line.partition(":")
             if not colon:
                 raise BrokenAnswer("a header without a colon")
             name, value = name.lower(), value.strip()

@@ -94,11 +94,14 @@ def get_file(source: Source, path: str, pool: Executor) -> int:
     with source.whole() as answer:
         source.cancellation.raise_if_set()  # the answer may have taken long, and nobody waits for the file any more
         stated, etag, size = Stated.by(answer), _etag_of(answer), answer.size
-        with open(path, "wb", buffering=0) as file:
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        try:
             if size is None or size <= PART_BYTES or not etag or not source.ranges.is_set():
-                _copy_whole(source, answer, file.fileno(), stated)
+                _copy_whole(source, answer, file, stated)
                 return answer.received
-            _copy_parts(source, answer, etag, size, file.fileno(), pool)
+            _copy_parts(source, answer, etag, size, file, pool)
+        finally:
+            os.close(file)
     if stated:
         _compare(path, stated, source.cancellation)
     return size

@@ -12,9 +12,9 @@ import io
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, Self, TypeVar
 
 from .cancellation import Cancellation
 from .machine_limits import started_pool
@@ -144,9 +144,7 @@ class Storage:
     def _source(self, bucket: str, key: str, cancellation: Cancellation) -> "Source":
         from .s3_download import Source
 
-        def retry(attempt: Callable[[], Any]) -> Any:
-            return self._retried(attempt, cancellation)
-
+        retry = partial(self._retried, cancellation=cancellation)
         return Source(self.client, bucket, key, retry, cancellation, self._ranges)
 
     def _target(self, bucket: str, key: str) -> "Target":
