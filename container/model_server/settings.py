@@ -306,11 +306,11 @@ class Settings(BaseModel):
         description="Its prefix: the key is `<prefix>/.sagemaker_shim/runtime_setup_result.json`.",
     )
     transfers: int = Field(
-        16,
+        32,
         ge=1,
         le=256,
         validation_alias=AliasChoices("MODEL_SERVER_TRANSFERS", DROP_IN_PREFIX + "ASYNC_CONCURRENCY"),
-        description="Files that a worker copies from or to S3 at the same time.",
+        description="Files that a worker copies from or to S3 at the same time, at most: 16 where S3 answers at once.",
     )
     max_archive_mb: int = Field(
         102_400,

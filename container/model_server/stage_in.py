@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from .errors import (
     InputPathUnusable,
     InternalError,
 )
+from .file_crew import join_in
 from .logs import logger
 from .machine_limits import READ_ONLY
 from .s3_faults import ObjectForbidden, ObjectMissing
@@ -94,17 +96,18 @@ def _download(task: Task, folder: Path, staging: Path, storage: Storage, cancell
     together = Cancellation(parent=cancellation)
     publishing = threading.Lock()
     publish = Publishing(folder).publish
-    ahead = iter(enumerate(task.inputs))
+    ahead = deque(enumerate(task.inputs))
 
     def fetch_on() -> int:
         """Get one object after another until none is left, and return their bytes."""
         size = 0
-        while True:
-            with publishing:
-                index, item = next(ahead, (-1, None))
-            if item is None:
-                return size
+        while ahead:
+            try:
+                index, item = ahead.popleft()
+            except IndexError:  # another thread was faster
+                break
             size += fetch(index, item)
+        return size
 
     def fetch(index: int, item: Input) -> int:
         together.raise_if_set()
@@ -119,8 +122,7 @@ def _download(task: Task, folder: Path, staging: Path, storage: Storage, cancell
 
     transfers: list[Future[int]] = []
     try:
-        for _ in range(min(storage.transfers, len(task.inputs))):
-            transfers.append(storage.pool.submit(fetch_on))
+        join_in(storage.pool, storage.transfers, ahead, fetch_on, transfers)
         _wait(transfers, cancellation)
         return sum(transfer.result() for transfer in transfers)
     except BaseException:

@@ -7,12 +7,13 @@ in the result; the good files are uploaded all the same.
 import os
 import time
 from collections import deque
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from io import BufferedReader
 
 from .beneath import OPEN_FOLDER, REASONS, Refused, open_file, open_folder
 from .errors import OutputFolderGone, OutputsNotStored
+from .file_crew import join_in
 from .folder import TaskFolder
 from .s3_faults import ObjectForbidden, ObjectMissing
 from .storage import Storage
@@ -95,7 +96,8 @@ def _upload_all(
                 ahead.clear()
                 raise
 
-    transfers = [storage.pool.submit(upload_on) for _ in range(min(storage.transfers, len(found)))]
+    transfers: list[Future[None]] = []
+    join_in(storage.pool, storage.transfers, ahead, upload_on, transfers)
     wait(transfers)
     for transfer in transfers:
         transfer.result()

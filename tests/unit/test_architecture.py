@@ -25,6 +25,7 @@ LAYERS = [
         "heap",
         "orphans",
         "archive_limits",
+        "file_crew",
         "part_crew",
         "http_answer",
         "s3_signature",
