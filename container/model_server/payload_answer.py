@@ -10,7 +10,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from io import BufferedReader
+from io import FileIO
 from tempfile import TemporaryFile
 from typing import IO
 
@@ -81,7 +81,7 @@ def _outputs(folder: TaskFolder, root: int, check: Callable[[], None]) -> list[P
     for parts in found:
         check()
         file = open_output(folder, root, parts)
-        if isinstance(file, BufferedReader):
+        if isinstance(file, FileIO):
             file.close()
             outputs.append(parts)
         elif file:
@@ -128,7 +128,7 @@ def _quality(kind: str, quality: Quality) -> float:
 
 def _single(folder: TaskFolder, root: int, parts: Parts, kind: str) -> Answer:
     file = open_output(folder, root, parts)
-    if not isinstance(file, BufferedReader):  # a program that goes on changed it since
+    if not isinstance(file, FileIO):  # a program that goes on changed it since
         raise OutputsRefused([str(file or "it changed while it was read")])
     return Answer(file, os.fstat(file.fileno()).st_size, kind, 1)
 
@@ -141,7 +141,7 @@ def _zip(folder: TaskFolder, root: int, outputs: list[Parts], kind: str, check: 
             for parts in outputs:
                 check()
                 file = open_output(folder, root, parts)
-                if isinstance(file, BufferedReader):
+                if isinstance(file, FileIO):
                     with file:
                         _add(archive, "/".join(parts), file, check)
         size = packed.seek(0, os.SEEK_END)
@@ -152,7 +152,7 @@ def _zip(folder: TaskFolder, root: int, outputs: list[Parts], kind: str, check: 
         raise
 
 
-def _add(archive: zipfile.ZipFile, name: str, file: BufferedReader, check: Callable[[], None]) -> None:
+def _add(archive: zipfile.ZipFile, name: str, file: FileIO, check: Callable[[], None]) -> None:
     """Add a file by its name alone: it has no time then, so that the same output is the same answer."""
     is_large = os.fstat(file.fileno()).st_size > LARGE_BYTES
     chunk = file.read(CHUNK_BYTES)

@@ -80,7 +80,7 @@ class Answer:
     def read(self, most: int | None = None) -> bytes:
         """Return the body, or the beginning of it."""
         body = bytearray()
-        buffer = bytearray(MAX_ERROR_BYTES)
+        buffer = bytearray(MAX_ERROR_BYTES if self.size is None else min(self.size, MAX_ERROR_BYTES))
         while (most is None or len(body) < most) and (count := self.read_into(buffer)):
             body += buffer[:count]
         return bytes(body[:most])

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
-from io import BufferedReader
+from io import FileIO
 
 from .beneath import OPEN_FOLDER, REASONS, Refused, open_file, open_folder
 from .errors import OutputFolderGone, OutputsNotStored
@@ -139,13 +139,13 @@ def upload(task: Task, folder: TaskFolder, root: int, parts: Parts, storage: Sto
     if len(key.encode(errors="surrogateescape")) > MAX_KEY_BYTES:
         return Refused(TOO_LONG)
     file = open_output(folder, root, parts)
-    if not isinstance(file, BufferedReader):
+    if not isinstance(file, FileIO):
         return file
     with file:
         return storage.put_file(file, task.output_bucket_name, key)
 
 
-def open_output(folder: TaskFolder, root: int, parts: Parts) -> BufferedReader | Refused | None:
+def open_output(folder: TaskFolder, root: int, parts: Parts) -> FileIO | Refused | None:
     """Open one entry for reading; None stands for a file that was there before us and is unchanged."""
     if any(part.casefold() == RESERVED for part in parts):  # not the first alone: it may be a result of another task
         return Refused("its folder is reserved for the result")
@@ -159,7 +159,7 @@ def open_output(folder: TaskFolder, root: int, parts: Parts) -> BufferedReader |
     if folder.was_here(parts, os.fstat(descriptor)):
         os.close(descriptor)
         return None
-    return os.fdopen(descriptor, "rb")
+    return FileIO(descriptor)
 
 
 def _shown(parts: Parts) -> str:
