@@ -9,7 +9,9 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Any
 
@@ -90,12 +92,31 @@ class ModelWorker(ThreadWorker):
             time.sleep(REFUSED_SECONDS)  # it is still there then, or another worker has taken it
 
 
+def end_on_sigterm(worker: Worker, end_tasks: Callable[[], None], since_the_fork: SimpleQueue[int]) -> None:
+    """Make SIGTERM end a worker and its tasks: waiting for them would take as long as they run.
+
+    One that came before there was a handler of the worker's went to the arbiter's, which left it in a queue that nobody
+    reads in this process.
+    """
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        end_tasks()
+        worker.handle_exit(signum, frame)
+
+    signal.signal(signal.SIGTERM, stop)
+    with suppress(Empty):
+        while since_the_fork.get_nowait() != signal.SIGTERM:
+            pass
+        stop(signal.SIGTERM, None)
+
+
 class ModelServer(Application):
     """The gunicorn application: settings from gunicorn.conf.py, then the few that follow from ours."""
 
     def __init__(self, inherited: Inherited) -> None:
         self._inherited = inherited
         self._predictor: Predictor | None = None
+        self._signals: SimpleQueue[int] = SimpleQueue()
         super().__init__()
 
     def load_config(self) -> None:
@@ -106,6 +127,7 @@ class ModelServer(Application):
         self.cfg.set("threads", settings.slots + settings.queue_limit + SENDERS + SPARE_THREADS)
         self.cfg.set("worker_class", ModelWorker)
         self.cfg.set("logger_class", GunicornLogger)
+        self.cfg.set("post_fork", self._worker_forked)
         self.cfg.set("post_worker_init", self._worker_started)
         self.cfg.set("child_exit", self._worker_ended)
 
@@ -127,16 +149,13 @@ class ModelServer(Application):
         self._predictor = Predictor(server, inherited.scoreboard, inherited.folder, inherited.ledger)
         return wsgi.create_application(self._predictor)
 
+    def _worker_forked(self, arbiter: Arbiter, worker: Worker) -> None:
+        self._signals = arbiter.SIG_QUEUE
+
     def _worker_started(self, worker: Worker) -> None:
-        """Make SIGTERM end the tasks of a worker: waiting for them would take as long as they run. Warm up S3."""
         predictor = self._predictor
         assert predictor is not None
-
-        def stop(signum: int, frame: FrameType | None) -> None:
-            predictor.stop()
-            worker.handle_exit(signum, frame)
-
-        signal.signal(signal.SIGTERM, stop)
+        end_on_sigterm(worker, predictor.stop, self._signals)
         sys.setswitchinterval(SWITCH_SECONDS)
         adopt_orphans()  # so that what leaves a task's process group is found when the task ends
         if predictor.server.settings.workers <= usable_cpus():  # else there would be 20 MiB for each of many that wait
