@@ -6,13 +6,19 @@ small object costs; the rest of http.client, which connects, is used as it is. R
 
 import re
 import socket
+import time
 from typing import TYPE_CHECKING
+
+from .turn import SMALL_BYTES, await_readable, end_turn
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 FIRST_BYTES = 16 * 1024
 """What is read at once of an answer: a small one is whole then."""
+
+BODY_PATIENCE_MS = 1
+"""How long the body of a small answer may come after its head before other threads are let go on."""
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_LINE_BYTES = 1024
@@ -57,6 +63,8 @@ class HttpAnswer:
             and version == "1"
             and (self._in_chunks or self.size is not None)
         )
+        if self.size is None or self.size > SMALL_BYTES:
+            end_turn()  # it may come in many pieces
 
     @property
     def can_go_on(self) -> bool:
@@ -81,6 +89,7 @@ class HttpAnswer:
             view[:count] = self._ahead[:count]
             self._ahead = self._ahead[count:]
         else:
+            await_readable(self._sock, BODY_PATIENCE_MS)
             count = self._sock.recv_into(view)
         if not count:
             self.is_ended = self.size is None and not self._in_chunks
@@ -91,11 +100,29 @@ class HttpAnswer:
             self.is_ended = not self._left and not self._in_chunks
         return count
 
+    def fill(self, buffer: "WriteableBuffer", seconds: float) -> int:
+        """Fill a buffer, and return by how much: less at the body's end, or where it would take longer than that.
+
+        TLS gives 16 KiB at a time; what else is done for each of them would cost as much as its decryption.
+        """
+        view, until = memoryview(buffer).cast("B"), time.monotonic() + seconds
+        count = self.read_into(view)
+        if not count or self._left is None or self._in_chunks:
+            return count
+        view = view[: count + self._left]
+        receive, clock = self._sock.recv_into, time.monotonic
+        while count < len(view) and clock() < until and (more := receive(view[count:])):
+            count += more
+            self._left -= more
+        self.is_ended = not self._left
+        return count
+
     def _read_head(self) -> tuple[str, int, dict[str, str]]:
         data = self._ahead
         while (end := data.find(b"\r\n\r\n")) < 0:
             if len(data) > MAX_HEAD_BYTES:
                 raise BrokenAnswer("a head that does not end")
+            await_readable(self._sock)
             more = self._sock.recv(FIRST_BYTES)
             if not more:
                 raise BrokenAnswer("cut off in the head") if data else ConnectionLost

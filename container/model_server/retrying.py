@@ -9,6 +9,7 @@ from .cancellation import Cancellation
 from .errors import LongshoreError, StorageUnavailable, without_frames
 from .logs import logger
 from .s3_faults import final_error, without_names
+from .turn import end_turn
 
 RETRY_SECONDS = 60.0
 """How long S3 may fail before we give up; an attempt that went on for longer than this starts the count anew."""
@@ -56,6 +57,7 @@ def retried(
             delay = min(pause * random.uniform(0.8, 1.0), deadline - failed)  # noqa: S311 - not a secret
             logger.warning("S3: %s; trying again in %.1f s", without_names(error), delay)
             without_frames(error)  # which hold what our callers have open, and the error: a cycle
+        end_turn()
         cancellation.wait(delay) if cancellation else time.sleep(delay)
         pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
     raise AssertionError("unreachable")

@@ -8,7 +8,7 @@ import ssl
 import threading
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http.client import HTTPException
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
@@ -29,6 +29,7 @@ from .http_answer import BrokenAnswer, HttpAnswer
 from .s3_connection import LOST, Body, Connection, Connections
 from .s3_place import Place, Places
 from .s3_signature import EMPTY, UNSIGNED, Keys, Signer, encoded_key, encoded_query
+from .turn import end_turn
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
 MAX_ERROR_BYTES = 64 * 1024
+FILL_SECONDS = 0.05
+"""How long a reader may have to wait until it can look whether its task goes on, if something came."""
+
 SESSION_SECONDS = 240
 """How long the keys of a session with a bucket are used; they are good for five minutes."""
 
@@ -62,8 +66,15 @@ class Answer:
 
     def read_into(self, buffer: "WriteableBuffer") -> int:
         """Fill a buffer as far as something is there, and return by how much: 0 at the end, which is compared."""
+        return self._read(lambda: self._http.read_into(buffer))
+
+    def fill(self, buffer: "WriteableBuffer") -> int:
+        """Do the same until it is full, for FILL_SECONDS at most."""
+        return self._read(lambda: self._http.fill(buffer, FILL_SECONDS))
+
+    def _read(self, read: Callable[[], int]) -> int:
         try:
-            count = self._http.read_into(buffer)
+            count = read()
         except TimeoutError as error:
             raise ReadTimeoutError(endpoint_url=self._connection.origin) from error
         except (OSError, BrokenAnswer) as error:
@@ -191,6 +202,7 @@ class S3Client:
 
     def _session_keys(self, place: Place, signer: Signer, bucket: str) -> Keys:
         """Return the keys of a session with a bucket that wants one (S3 Express), a new one if the last has ended."""
+        end_turn()  # or who has the lock could wait for a turn, and who has the turn for the lock
         with self._making_session:
             known, until = self._sessions.get(bucket, (None, 0.0))
             if known and time.monotonic() < until:
@@ -211,6 +223,8 @@ class S3Client:
 def _ask(connection: Connection, method: str, target: str, headers: Mapping[str, str], body: Body) -> HttpAnswer:
     """Make a request; raises botocore's errors, and for a kept connection that has ended those of LOST."""
     url = connection.origin
+    if not connection.is_open:
+        end_turn()
     try:
         connection.open()
     except TimeoutError as error:

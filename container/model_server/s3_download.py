@@ -111,7 +111,7 @@ def _copy_whole(source: Source, answer: Answer, file: int, stated: Stated | None
     checksum = stated.start() if stated else None
     offset = 0
     view = _buffers.of(CHUNK_BYTES if answer.size is None else answer.size + 1)
-    while count := answer.read_into(view):
+    while count := answer.fill(view):
         chunk = view[:count]
         source.cancellation.raise_if_set()
         if checksum:
@@ -146,7 +146,7 @@ def _copy_range(source: Source, answer: Answer, file: int, part: _Part) -> None:
     offset, end = part
     view = _buffers.of(CHUNK_BYTES)
     while offset < end:
-        count = answer.read_into(view[: end - offset])
+        count = answer.fill(view[: end - offset])
         source.cancellation.raise_if_set()
         if not count:
             raise answer.cut_off(end - part.start)

@@ -21,6 +21,8 @@ from .retrying import Retry, retried_part
 from .s3_checksum import HEADER, Crc32, encoded
 from .s3_client import S3Client, elements_of, refusal
 from .s3_faults import UploadBroken, is_upload_gone
+from .turn import SMALL_BYTES as TURN_BYTES
+from .turn import end_turn
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -141,6 +143,8 @@ def put_file(target: Target, file: BinaryIO, pool: Executor, retry: Retry) -> in
     """Put an open regular file and return its size; one attempt, but for the parts of a large file."""
     descriptor = file.fileno()
     size = os.fstat(descriptor).st_size
+    if size > TURN_BYTES:
+        end_turn()
     if size <= SMALL_BYTES:
         body = os.pread(descriptor, size, 0)
         if len(body) != size:

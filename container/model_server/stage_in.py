@@ -98,33 +98,24 @@ def _download(task: Task, folder: Path, staging: Path, storage: Storage, cancell
     publish = Publishing(folder).publish
     ahead = deque(enumerate(task.inputs))
 
-    def fetch_on() -> int:
-        """Get one object after another until none is left, and return their bytes."""
-        size = 0
-        while ahead:
-            try:
-                index, item = ahead.popleft()
-            except IndexError:  # another thread was faster
-                break
-            size += fetch(index, item)
-        return size
+    sizes: list[int] = []
 
-    def fetch(index: int, item: Input) -> int:
+    def fetch(numbered: tuple[int, Input]) -> None:
+        index, item = numbered
         together.raise_if_set()
         whole = f"{staging}/{index}"
         with _naming(index):
-            size = storage.get_file(item.bucket_name, item.bucket_key, whole, together)
+            sizes.append(storage.get_file(item.bucket_name, item.bucket_key, whole, together))
             with publishing:
                 together.raise_if_set()
                 if not item.decompress:
                     publish(whole, f"{folder}/{item.relative_path}")
-        return size
 
-    transfers: list[Future[int]] = []
+    transfers: list[Future[None]] = []
     try:
-        join_in(storage.pool, storage.transfers, ahead, fetch_on, transfers)
+        join_in(storage.pool, storage.transfers, ahead, fetch, transfers)
         _wait(transfers, cancellation)
-        return sum(transfer.result() for transfer in transfers)
+        return sum(sizes)
     except BaseException:
         together.cancel(InternalError())  # no matter which: nobody asks for the outcome of the others
         with publishing:  # from here on none of them publishes, so none writes into the folder of the next task
@@ -133,9 +124,9 @@ def _download(task: Task, folder: Path, staging: Path, storage: Storage, cancell
         _close(together, transfers)
 
 
-def _wait(transfers: list[Future[int]], cancellation: Cancellation) -> None:
+def _wait(transfers: list[Future[None]], cancellation: Cancellation) -> None:
     """Wait for all transfers; raise the first fault, or the cancellation's reason."""
-    running: set[Future[int]] = set(transfers)
+    running: set[Future[None]] = set(transfers)
     while running:
         ended, running = wait(transfers, POLL_SECONDS, return_when=FIRST_EXCEPTION)
         fault = next((error for transfer in transfers if transfer in ended and (error := transfer.exception())), None)
@@ -143,7 +134,7 @@ def _wait(transfers: list[Future[int]], cancellation: Cancellation) -> None:
             raise fault
 
 
-def _close(together: Cancellation, transfers: list[Future[int]]) -> None:
+def _close(together: Cancellation, transfers: list[Future[None]]) -> None:
     """Close what the transfers ask, once all have ended; do not wait for one that hangs in a read.
 
     Such a one writes on into a file of its own in the staging folder, which may be deleted under it.

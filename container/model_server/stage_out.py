@@ -82,22 +82,12 @@ def _upload_all(
 ) -> dict[Parts, int | Refused | None]:
     """Upload entries, and return what became of each; raises the first fault, once no upload goes on."""
     outcomes: dict[Parts, int | Refused | None] = {}
-    ahead = deque(found)
 
-    def upload_on() -> None:
-        while ahead:
-            try:
-                parts = ahead.popleft()
-            except IndexError:  # another thread was faster
-                return
-            try:
-                outcomes[parts] = upload(task, folder, root, parts, storage)
-            except BaseException:
-                ahead.clear()
-                raise
+    def upload_one(parts: Parts) -> None:
+        outcomes[parts] = upload(task, folder, root, parts, storage)
 
     transfers: list[Future[None]] = []
-    join_in(storage.pool, storage.transfers, ahead, upload_on, transfers)
+    join_in(storage.pool, storage.transfers, deque(found), upload_one, transfers)
     wait(transfers)
     for transfer in transfers:
         transfer.result()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import socket
+import ssl
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,8 +19,10 @@ from model_server.errors import ClientLeft, StorageUnavailable
 from model_server.s3_connection import Connections
 from model_server.s3_faults import ObjectForbidden
 from model_server.storage import Storage
+from model_server.turn import Turns, await_readable
 
 DATA = b"data" * 1000
+DEADLINE_SECONDS = 10
 
 pytestmark = pytest.mark.usefixtures("clock")
 
@@ -343,3 +347,26 @@ def test_a_server_that_needs_no_proxy_is_asked_straight(
         with running_storage(server.endpoint) as storage:
             assert storage.get_bytes("bucket", "key", cancellation) == DATA
     assert proxy.requests == []
+
+
+def test_what_tls_has_read_already_is_not_waited_for(known: Authority) -> None:
+    """The rest of a record: the connection itself has nothing more to read, so that the wait would end in a fault."""
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.load_verify_locations(known.file)
+    one, other = socket.socketpair()
+    one.settimeout(DEADLINE_SECONDS)
+
+    def answer() -> None:
+        with known.server.wrap_socket(other, server_side=True) as theirs:
+            theirs.sendall(b"head and body")
+            theirs.recv(1)
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    with client.wrap_socket(one, server_hostname="localhost") as ours, Turns():
+        await_readable(ours)
+        assert ours.recv(5) == b"head "
+        await_readable(ours)
+        assert ours.recv(20) == b"and body"
+        ours.sendall(b".")
+        thread.join(DEADLINE_SECONDS)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from http.client import HTTPConnection
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,10 +18,12 @@ from s3_stand_in import Exchange, StandIn, standing_in
 from model_server import s3_client, s3_connection
 from model_server.cancellation import Cancellation
 from model_server.errors import StorageRefused, StorageUnavailable
+from model_server.file_crew import join_in
 from model_server.s3_faults import NameRefused, ObjectForbidden
 from model_server.storage import Storage
 
 DATA = b"data"
+DEADLINE_SECONDS = 10
 THERE = "ap-south-1"
 EXPRESS = "scans--usw2-az1--x-s3"
 ACCESS_POINT = "arn:aws:s3:eu-central-1:123456789012:accesspoint/scans"
@@ -203,6 +208,25 @@ def test_a_bucket_that_wants_a_session_is_asked_for_one_which_is_kept(
         f"{EXPRESS}.s3express-usw2-az1.us-west-2.amazonaws.com"
     }
     assert {tuple(scope_of(seen.headers)[2:4]) for seen in server.requests} == {("us-west-2", "s3express")}
+
+
+def test_all_who_want_the_first_session_of_a_bucket_get_it(
+    storage: Storage, aws: Callable[[StandIn], None], cancellation: Cancellation, tmp_path: Path
+) -> None:
+    """Also where one of them has its turn while another waits for the session's keys."""
+    express = Express()
+    transfers: list[Future[None]] = []
+
+    def get(number: int) -> None:
+        storage.get_file(EXPRESS, f"key-{number}", str(tmp_path / str(number)), cancellation)
+
+    with standing_in(express) as server:
+        aws(server)
+        join_in(storage.pool, storage.transfers, deque(range(20)), get, transfers)
+        for transfer in transfers:
+            transfer.result(DEADLINE_SECONDS)
+    assert express.sessions == 1
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [DATA] * 20
 
 
 @pytest.mark.parametrize("document", [b"", b"<CreateSessionResult><Credentials>", b"<CreateSessionResult/>"])

@@ -15,6 +15,7 @@ from model_server.http_answer import MAX_HEAD_BYTES, BrokenAnswer, ConnectionLos
 LENGTH = b'HTTP/1.1 200 OK\r\nContent-Length: 11\r\nETag: "a"\r\n\r\nhello world'
 CHUNKS = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n6;x=y\r\nhello \r\n5\r\nworld\r\n0\r\nx-late: 1\r\n\r\n"
 TO_THE_END = b"HTTP/1.0 200 OK\r\nServer: old\r\n\r\nhello world"
+DEADLINE_SECONDS = 5.0
 ANSWERS = [LENGTH, CHUNKS, TO_THE_END]
 
 
@@ -65,6 +66,32 @@ def test_an_answer_is_what_http_client_takes_it_for_however_it_comes(data: bytes
     assert answer.headers == {name.lower(): value for name, value in theirs.getheaders()}
     assert answer.can_go_on == (not theirs.will_close)
     assert answer.is_ended
+
+
+@given(
+    body=st.binary(max_size=200),
+    cuts=st.lists(st.integers(1, 400), max_size=20),
+    size=st.integers(1, 64),
+    after=st.sampled_from([b"", b"HTTP/1.1 200 OK"]),
+)
+@settings(max_examples=200)
+def test_a_buffer_is_filled_however_the_body_comes(body: bytes, cuts: list[int], size: int, after: bytes) -> None:
+    data = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body + after
+    answer = HttpAnswer(Pieces(data, cuts))  # type: ignore[arg-type]
+    buffer, pieces = bytearray(size), list[bytes]()
+    while count := answer.fill(buffer, DEADLINE_SECONDS):
+        pieces.append(bytes(buffer[:count]))
+    assert b"".join(pieces) == body
+    assert all(len(piece) == size for piece in pieces[:-1])
+    assert answer.is_ended
+
+
+def test_a_body_that_is_cut_off_ends_the_filling() -> None:
+    answer = HttpAnswer(Pieces(LENGTH[:-2], []))  # type: ignore[arg-type]
+    buffer = bytearray(1000)
+    count = answer.fill(buffer, DEADLINE_SECONDS)
+    assert LENGTH.endswith(bytes(buffer[:count]) + LENGTH[-2:])
+    assert (answer.fill(buffer, DEADLINE_SECONDS), answer.is_ended) == (0, False)
 
 
 @given(
