@@ -153,6 +153,7 @@ class ModelServer(Application):
         self._signals = arbiter.SIG_QUEUE
 
     def _worker_started(self, worker: Worker) -> None:
+        """Set up what a worker has of its own, and warm up S3."""
         predictor = self._predictor
         assert predictor is not None
         end_on_sigterm(worker, predictor.stop, self._signals)

@@ -110,8 +110,11 @@ class HttpAnswer:
         if not count or self._left is None or self._in_chunks:
             return count
         view = view[: count + self._left]
-        receive, clock = self._sock.recv_into, time.monotonic
-        while count < len(view) and clock() < until and (more := receive(view[count:])):
+        while count < len(view) and time.monotonic() < until:
+            await_readable(self._sock, BODY_PATIENCE_MS)
+            more = self._sock.recv_into(view[count:])
+            if not more:
+                break
             count += more
             self._left -= more
         self.is_ended = not self._left

@@ -97,7 +97,6 @@ def _download(task: Task, folder: Path, staging: Path, storage: Storage, cancell
     publishing = threading.Lock()
     publish = Publishing(folder).publish
     ahead = deque(enumerate(task.inputs))
-
     sizes: list[int] = []
 
     def fetch(numbered: tuple[int, Input]) -> None:

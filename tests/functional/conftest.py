@@ -58,7 +58,7 @@ def job(tmp_path: Path) -> Iterator[Job]:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Let the pauses between attempts pass at once."""
+    """Let the pauses between attempts pass at once; everything else of them is real."""
     clock = Clock()
     monkeypatch.setattr(retrying, "time", clock)
     monkeypatch.setattr(Cancellation, "wait", lambda _, seconds: clock.sleep(seconds))

@@ -20,7 +20,6 @@ from rig import outputs_of, signed_result, wait_until
 from fake_clock import Clock
 from faulty_s3 import Answer, CutBody, Exchange, Expired, FaultyS3, Replaced, Reset, ShortBody, WrongBody
 from model_server import retrying
-from model_server.cancellation import Cancellation
 
 if TYPE_CHECKING:
     from rig import Rig
@@ -30,15 +29,6 @@ if TYPE_CHECKING:
 
 RESULT_KEY = "/out/task/.sagemaker_shim/inference_result.json"
 SLOW_DOWN = Answer(503, "SlowDown")
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Let the pauses between attempts pass at once; everything else of them is real."""
-    clock = Clock()
-    monkeypatch.setattr(retrying, "time", clock)
-    monkeypatch.setattr(Cancellation, "wait", lambda _, seconds: clock.sleep(seconds))
-    return clock
 
 
 @dataclass

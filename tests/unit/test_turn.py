@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from model_server.http_answer import HttpAnswer
 from model_server.turn import Turns, await_readable, end_turn
 
 from .waiting import DEADLINE_SECONDS
@@ -54,3 +55,21 @@ def test_who_has_no_turn_waits_for_nothing(pair: tuple[socket.socket, socket.soc
     with Turns():
         end_turn()
         await_readable(pair[0])
+
+
+def test_a_small_body_that_comes_in_pieces_keeps_nobody_waiting(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = pair
+    theirs.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\none")
+    turns, buffer = Turns(), bytearray(100)
+
+    def other() -> None:
+        with turns:
+            theirs.sendall(b" piece")
+
+    with turns:
+        answer = HttpAnswer(ours)
+        thread = threading.Thread(target=other)
+        thread.start()
+        count = answer.fill(buffer, DEADLINE_SECONDS)
+    thread.join(DEADLINE_SECONDS)
+    assert bytes(buffer[:count]) == b"one piece"
