@@ -9,7 +9,7 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
-from .turn import SMALL_BYTES, await_readable, end_turn
+from .turn import await_readable, end_turn, is_small
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -63,7 +63,8 @@ class HttpAnswer:
             and version == "1"
             and (self._in_chunks or self.size is not None)
         )
-        if self.size is None or self.size > SMALL_BYTES:
+        self._is_small = is_small(self.size)
+        if not self._is_small:
             end_turn()  # it may come in many pieces
 
     @property
@@ -89,7 +90,7 @@ class HttpAnswer:
             view[:count] = self._ahead[:count]
             self._ahead = self._ahead[count:]
         else:
-            await_readable(self._sock, BODY_PATIENCE_MS)
+            await_readable(self._sock, BODY_PATIENCE_MS if self._is_small else 0)
             count = self._sock.recv_into(view)
         if not count:
             self.is_ended = self.size is None and not self._in_chunks
@@ -111,7 +112,8 @@ class HttpAnswer:
             return count
         view = view[: count + self._left]
         while count < len(view) and time.monotonic() < until:
-            await_readable(self._sock, BODY_PATIENCE_MS)
+            if self._is_small:
+                await_readable(self._sock, BODY_PATIENCE_MS)
             more = self._sock.recv_into(view[count:])
             if not more:
                 break

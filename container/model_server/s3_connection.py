@@ -15,6 +15,7 @@ from botocore.httpsession import get_cert_path
 from botocore.utils import get_environ_proxies
 
 from .http_answer import ConnectionLost, HttpAnswer
+from .turn import end_turn
 
 CONNECT_SECONDS = 5
 READ_SECONDS = 20
@@ -67,6 +68,7 @@ class Connection:
             else:
                 sock.sendall(head.encode("latin-1"))
                 body.send_to(sock)
+                end_turn()  # the answer is small, and may take its time
         except LOST:
             if not body:
                 raise

@@ -20,6 +20,7 @@ from .retrying import Retry, retried_part
 from .s3_checksum import Checksum, Stated
 from .s3_client import Answer, S3Client
 from .s3_faults import ObjectChanged, is_changed
+from .turn import is_small, turn_for
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -73,20 +74,24 @@ def _etag_of(answer: Answer) -> str | None:
     return None if etag is None or etag.startswith("W/") else etag
 
 
-class _Buffers(threading.local):
-    """One buffer for each thread that reads bodies: a new one for each would have to be filled with zeros first."""
-
-    def __init__(self) -> None:
-        self.view = memoryview(bytearray(0))
-
-    def of(self, size: int) -> memoryview:
-        size = min(size, CHUNK_BYTES)
-        if len(self.view) < size:
-            self.view = memoryview(bytearray(size))
-        return self.view
+_idle_buffers: list[memoryview] = []
+"""As many as were used at one time; a new one would have to be filled with zeros first."""
 
 
-_buffers = _Buffers()
+@contextmanager
+def _buffer(size: int) -> Iterator[memoryview]:
+    """Lend a block a buffer of so many bytes, or of a chunk."""
+    if is_small(size):
+        yield memoryview(bytearray(size))
+        return
+    try:
+        view = _idle_buffers.pop()
+    except IndexError:
+        view = memoryview(bytearray(CHUNK_BYTES))
+    try:
+        yield view
+    finally:
+        _idle_buffers.append(view)
 
 
 def get_file(source: Source, path: str, pool: Executor) -> int:
@@ -110,13 +115,17 @@ def get_file(source: Source, path: str, pool: Executor) -> int:
 def _copy_whole(source: Source, answer: Answer, file: int, stated: Stated | None) -> None:
     checksum = stated.start() if stated else None
     offset = 0
-    view = _buffers.of(CHUNK_BYTES if answer.size is None else answer.size + 1)
-    while count := answer.fill(view):
-        chunk = view[:count]
-        source.cancellation.raise_if_set()
-        if checksum:
-            checksum.update(chunk)
-        write_at(file, chunk, offset)
+    most = CHUNK_BYTES if answer.size is None else answer.size + 1
+    while True:
+        with turn_for(answer.size), _buffer(most) as view:
+            count = answer.fill(view)
+            if not count:
+                break
+            chunk = view[:count]
+            source.cancellation.raise_if_set()
+            if checksum:
+                checksum.update(chunk)
+            write_at(file, chunk, offset)
         offset += count
     if stated and checksum:
         stated.compare(checksum)
@@ -144,24 +153,27 @@ def _copy_parts(source: Source, first: Answer, etag: str, size: int, file: int, 
 
 def _copy_range(source: Source, answer: Answer, file: int, part: _Part) -> None:
     offset, end = part
-    view = _buffers.of(CHUNK_BYTES)
     while offset < end:
-        count = answer.fill(view[: end - offset])
-        source.cancellation.raise_if_set()
-        if not count:
-            raise answer.cut_off(end - part.start)
-        write_at(file, view[:count], offset)
+        with turn_for(None), _buffer(CHUNK_BYTES) as view:
+            count = answer.fill(view[: end - offset])
+            source.cancellation.raise_if_set()
+            if not count:
+                raise answer.cut_off(end - part.start)
+            write_at(file, view[:count], offset)
         offset += count
 
 
 def _compare(path: str, stated: Stated, cancellation: Cancellation) -> None:
     """Compare the checksum of a file that came in parts: reading it once more is cheap while it is in memory."""
     checksum = stated.start()
-    view = _buffers.of(CHUNK_BYTES)
     with open(path, "rb", buffering=0) as file:
-        while count := file.readinto(view):
-            cancellation.raise_if_set()
-            checksum.update(view[:count])
+        while True:
+            with turn_for(None), _buffer(CHUNK_BYTES) as view:
+                count = file.readinto(view)
+                if not count:
+                    break
+                cancellation.raise_if_set()
+                checksum.update(view[:count])
     stated.compare(checksum)
 
 
@@ -227,9 +239,9 @@ class Stream(io.RawIOBase):
 
     def read_to_end(self) -> None:
         """Read what is left, so that length and checksum are compared; raises what reading raised before."""
-        view = _buffers.of(CHUNK_BYTES)
-        while self.readinto(view):
-            pass
+        with _buffer(CHUNK_BYTES) as view:
+            while self.readinto(view):
+                pass
         if self._stated and self._checksum:
             self._stated.compare(self._checksum)
 

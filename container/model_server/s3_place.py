@@ -45,8 +45,10 @@ class Places:
         session = self._session = _session()
         self._parameters = _parameters(session, endpoint, region or session.get_config_variable("region"))
         loader = session.get_component("data_loader")
+        # Not by `load_service_model`, which looks through the folders of all services whether there is such a one.
+        version = loader.determine_latest_version("s3", "endpoint-rule-set-1")
         self._rules = EndpointProvider(
-            loader.load_service_model("s3", "endpoint-rule-set-1"), loader.load_data("partitions")
+            loader.load_data(f"s3/{version}/endpoint-rule-set-1"), loader.load_data("partitions")
         )
         self._places: dict[str, Place] = {}
         self.known_credentials: Credentials | None = None

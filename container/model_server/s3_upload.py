@@ -21,8 +21,7 @@ from .retrying import Retry, retried_part
 from .s3_checksum import HEADER, Crc32, encoded
 from .s3_client import S3Client, elements_of, refusal
 from .s3_faults import UploadBroken, is_upload_gone
-from .turn import SMALL_BYTES as TURN_BYTES
-from .turn import end_turn
+from .turn import end_turn, is_small, turn_for
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -49,11 +48,12 @@ class Target:
 
     def put(self, body: "bytes | FilePart", headers: Mapping[str, str], query: Mapping[str, str]) -> str:
         """Put the object, or a part of it, and return its ETag."""
-        headers = {**headers, HEADER: body.checksum() if isinstance(body, FilePart) else checksum_of(body)}
         operation = "UploadPart" if query else "PutObject"
-        with self.client.request(operation, "PUT", self.bucket, self.key, query, headers, body) as answer:
-            answer.read()
-            return answer.header("etag") or ""
+        with turn_for(len(body)):
+            headers = {**headers, HEADER: body.checksum() if isinstance(body, FilePart) else checksum_of(body)}
+            with self.client.request(operation, "PUT", self.bucket, self.key, query, headers, body) as answer:
+                answer.read()
+                return answer.header("etag") or ""
 
     def post(
         self, operation: str, query: Mapping[str, str], headers: Mapping[str, str], body: bytes, wanted: str
@@ -143,7 +143,7 @@ def put_file(target: Target, file: BinaryIO, pool: Executor, retry: Retry) -> in
     """Put an open regular file and return its size; one attempt, but for the parts of a large file."""
     descriptor = file.fileno()
     size = os.fstat(descriptor).st_size
-    if size > TURN_BYTES:
+    if not is_small(size):
         end_turn()
     if size <= SMALL_BYTES:
         body = os.pread(descriptor, size, 0)

@@ -1,18 +1,70 @@
-"""Turns: of the threads that copy small files only one works at a time, the others wait for the network or for it.
+"""Turns: of the threads that copy files only few work at a time, the others wait for the network or for their turn.
 
-A file takes ten system calls, and at each of them threads pass Python's lock to one another. On free CPUs that costs as
-much as all the rest: 2,000 files of 4 KiB take three quarters of the time, and two thirds of the CPU, where one thread
-has it until it has to wait. Whoever may be at something for longer lets the next one go on.
+**Small files**: one thread. A file takes ten system calls, and at each of them threads pass Python's lock to one
+another. On free CPUs that costs as much as all the rest: 2,000 files of 4 KiB take three quarters of the time, and two
+thirds of the CPU, where one thread has it until it has to wait.
+
+**Large ones**: two for each CPU. More copy no faster, but whoever answers /ping waits for a CPU and for Python's lock
+behind all of them, a dozen times for one answer: up to seconds, with 32 of them. A turn is a chunk to download, which
+takes a slow network 50 ms and then its socket's buffer fills, or a whole body to upload.
+
+Whoever may be at something for longer lets the next one go on.
 """
 
 import select
 import socket
 import ssl
 import threading
-from typing import Self
+from collections import deque
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
+from typing import Protocol, Self
+
+from .cpus import usable_cpus
 
 SMALL_BYTES = 16 * 1024
-"""What is larger is copied without a turn: it may come in pieces, and the kernel does most of the work, on all CPUs."""
+"""What is larger may come in pieces, and the kernel does most of the work, on all CPUs."""
+
+LARGE_PER_CPU = 2
+FEWEST_LARGE = 4
+"""Of one CPU too: a single connection may not carry what the network gives."""
+
+
+class _Places(Protocol):
+    def acquire(self) -> object: ...
+    def release(self) -> None: ...
+
+
+class FairPlaces:
+    """A semaphore that goes to whoever waits for it longest: S3 ends a connection from which nobody reads."""
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+        self._waiting: deque[threading.Lock] = deque()
+        self._lock = threading.Lock()
+
+    @property
+    def waiting(self) -> int:
+        """How many threads wait."""
+        return len(self._waiting)
+
+    def acquire(self) -> None:
+        with self._lock:
+            if self._free:
+                self._free -= 1
+                return
+            called = threading.Lock()
+            called.acquire()
+            self._waiting.append(called)
+        called.acquire()
+
+    def release(self) -> None:
+        with self._lock:
+            if self._waiting:
+                self._waiting.popleft().release()
+            else:
+                self._free += 1
 
 
 class _Mine(threading.local):
@@ -24,10 +76,11 @@ _mine = _Mine()
 
 
 class Turns:
-    """What the threads of one crew share; a block of it is a turn, or the beginning of one."""
+    """What some threads share; a block of it is a turn, or the beginning of one."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
+    def __init__(self, places: _Places | None = None) -> None:
+        """Have one thread work at a time, or as many as there are places."""
+        self._places = places or threading.Lock()
 
     def __enter__(self) -> Self:
         self.begin()
@@ -38,12 +91,28 @@ class Turns:
 
     def begin(self) -> None:
         """Wait for a turn; only one at a time in each thread."""
-        self._lock.acquire()
+        self._places.acquire()
         _mine.turns = self
 
     def end(self) -> None:
         _mine.turns = None
-        self._lock.release()
+        self._places.release()
+
+
+@cache
+def large_turns() -> Turns:
+    """Return what all threads of this process share that copy what is large."""
+    return Turns(FairPlaces(max(FEWEST_LARGE, LARGE_PER_CPU * usable_cpus())))
+
+
+def is_small(size: int | None) -> bool:
+    """Say whether so many bytes are copied in the turn of their thread; None are as many as come."""
+    return size is not None and size <= SMALL_BYTES
+
+
+def turn_for(size: int | None) -> AbstractContextManager[object]:
+    """Return the turn in which to copy so many bytes, or a chunk of them: none for a small file, which has its own."""
+    return nullcontext() if is_small(size) else large_turns()
 
 
 def end_turn() -> None:
@@ -52,21 +121,29 @@ def end_turn() -> None:
         turns.end()
 
 
+@contextmanager
+def let_go() -> Iterator[None]:
+    """Let another thread go on during a block, if this one has a turn, and take it again after it, unless it raises."""
+    turns = _mine.turns
+    end_turn()
+    yield
+    if turns:
+        turns.begin()
+
+
 def await_readable(sock: socket.socket, patience_ms: int = 0) -> None:
     """Let another thread go on until there is something to read, if this one has a turn, and take it again then.
 
     What comes within the patience, in milliseconds, costs no turn. Raises TimeoutError after the time that the socket
     allows.
     """
-    turns = _mine.turns
-    if turns is None or (isinstance(sock, ssl.SSLSocket) and sock.pending()):
+    if _mine.turns is None or (isinstance(sock, ssl.SSLSocket) and sock.pending()):
         return
     poll = select.poll()
     poll.register(sock, select.POLLIN)
     if poll.poll(patience_ms):
         return
-    turns.end()
-    seconds = sock.gettimeout()
-    if not poll.poll(None if seconds is None else seconds * 1000):
-        raise TimeoutError("timed out")
-    turns.begin()
+    with let_go():
+        seconds = sock.gettimeout()
+        if not poll.poll(None if seconds is None else seconds * 1000):
+            raise TimeoutError("timed out")

@@ -5,8 +5,11 @@ from __future__ import annotations
 import base64
 import os
 import re
+import socket
+import threading
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +17,12 @@ import pytest
 from s3_rig import MIB, large, running_storage, written
 
 from faulty_s3 import Answer, Exchange, FaultyS3, LostAnswer, Reply, Reset
-from model_server import s3_upload
+from model_server import s3_upload, turn
 from model_server.errors import StorageRefused, StorageUnavailable
 from model_server.s3_faults import ObjectForbidden
+from model_server.s3_upload import FilePart
 from model_server.storage import Storage
+from model_server.turn import FairPlaces, Turns
 
 if TYPE_CHECKING:
     from tests.conftest import Bucket
@@ -26,6 +31,8 @@ KEY = "/out/task/large +ü"
 CHECKSUM = "x-amz-checksum-crc32"
 PART = 5 * MIB
 """The least that S3 takes."""
+
+DEADLINE_SECONDS = 10.0
 
 pytestmark = pytest.mark.usefixtures("clock")
 
@@ -253,6 +260,36 @@ def test_where_the_kernel_can_not_send_a_file_its_parts_are_read(
     data = large(20)
     put(storage, bucket, written(tmp_path / "file", data))
     assert bucket.get(KEY) == data
+
+
+def test_no_more_large_files_go_up_at_one_time_than_there_are_places_for(
+    storage: Storage, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places, counting, send = 3, threading.Lock(), FilePart.send_to
+    at_work, most, all_there = 0, 0, threading.Barrier(places)
+    turns = Turns(FairPlaces(places))
+    monkeypatch.setattr(turn, "large_turns", lambda: turns)
+
+    def watched(body: FilePart, sock: socket.socket) -> None:
+        nonlocal at_work, most
+        with counting:
+            at_work += 1
+            most = max(most, at_work)
+        all_there.wait(DEADLINE_SECONDS)
+        send(body, sock)
+        with counting:
+            at_work -= 1
+
+    monkeypatch.setattr(FilePart, "send_to", watched)
+    path = written(tmp_path / "file", os.urandom(MIB))
+
+    def put_as(number: int) -> int:
+        with path.open("rb") as file:
+            return storage.put_file(file, bucket.name, f"{KEY}-{number}")
+
+    with ThreadPoolExecutor(4 * places) as pool:
+        assert list(pool.map(put_as, range(4 * places))) == [MIB] * 4 * places
+    assert (at_work, most) == (0, places)
 
 
 def test_metadata_and_encryption_are_asked_for(s3: FaultyS3, bucket: Bucket, tmp_path: Path) -> None:

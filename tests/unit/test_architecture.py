@@ -13,8 +13,9 @@ CONTAINER = Path(__file__).parents[2] / "container"
 
 LAYERS = [
     ["model_server"],
+    ["cpus"],
     ["turn"],
-    ["errors", "cpus", "line_encoder", "log_channel", "peak_memory", "processes", "progress", "s3_uri", "held_signals"]
+    ["errors", "line_encoder", "log_channel", "peak_memory", "processes", "progress", "s3_uri", "held_signals"]
     + [
         "image_errors",
         "usage",

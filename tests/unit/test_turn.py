@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from model_server.http_answer import HttpAnswer
-from model_server.turn import Turns, await_readable, end_turn
+from model_server.turn import FairPlaces, Turns, await_readable, end_turn, large_turns, let_go, turn_for
 
-from .waiting import DEADLINE_SECONDS
+from .waiting import DEADLINE_SECONDS, wait_until
 
 
 @pytest.fixture
@@ -73,3 +73,85 @@ def test_a_small_body_that_comes_in_pieces_keeps_nobody_waiting(pair: tuple[sock
         count = answer.fill(buffer, DEADLINE_SECONDS)
     thread.join(DEADLINE_SECONDS)
     assert bytes(buffer[:count]) == b"one piece"
+
+
+def test_a_large_body_that_does_not_come_keeps_nobody_waiting(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = pair
+    theirs.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 90000\r\n\r\n")
+    turns, buffer = Turns(FairPlaces(1)), bytearray(90_000)
+
+    def other() -> None:
+        with turns:
+            theirs.sendall(bytes(90_000))
+
+    answer = HttpAnswer(ours)
+    with turns:
+        thread = threading.Thread(target=other)
+        thread.start()
+        count = answer.fill(buffer, DEADLINE_SECONDS)
+    thread.join(DEADLINE_SECONDS)
+    assert count == 90_000
+
+
+def test_no_more_threads_than_there_are_places_copy_what_is_large() -> None:
+    turns = Turns(FairPlaces(3))
+    at_work, most, all_there = 0, 0, threading.Barrier(3)
+    counting = threading.Lock()
+
+    def work() -> None:
+        nonlocal at_work, most
+        with turns:
+            with counting:
+                at_work += 1
+                most = max(most, at_work)
+            all_there.wait(DEADLINE_SECONDS)  # three are at it at one time
+            with counting:
+                at_work -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(DEADLINE_SECONDS)
+    assert (at_work, most) == (0, 3)
+
+
+def test_who_waits_longest_for_a_place_gets_it() -> None:
+    places, came = FairPlaces(1), list[str]()
+    places.acquire()
+
+    def take(name: str) -> None:
+        places.acquire()
+        came.append(name)
+
+    threads = [threading.Thread(target=take, args=(name,)) for name in "abc"]
+    for thread in threads:
+        waiting = places.waiting
+        thread.start()
+        wait_until(lambda waiting=waiting: places.waiting > waiting)
+    for thread in threads:
+        places.release()
+        thread.join(DEADLINE_SECONDS)
+    assert came == ["a", "b", "c"]
+    places.release()
+    places.acquire()  # it is free
+
+
+def test_what_is_large_has_a_turn_of_its_own_and_a_small_file_that_of_its_thread() -> None:
+    with Turns(), turn_for(4096):
+        end_turn()
+        with turn_for(17_000) as turn:
+            assert turn is large_turns()
+        with turn_for(None) as turn:
+            assert turn is large_turns()
+
+
+def test_who_let_others_go_on_has_a_turn_again_after_it_but_for_a_fault() -> None:
+    place = threading.Lock()
+    with Turns(place):
+        with let_go():
+            assert not place.locked()
+        assert place.locked()
+        with pytest.raises(ValueError, match="why"), let_go():
+            raise ValueError("why")
+        assert not place.locked()
