@@ -4,8 +4,9 @@ import errno
 import os
 import queue
 import threading
-from contextlib import suppress
-from io import BufferedReader
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from io import BufferedReader, RawIOBase
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
@@ -86,3 +87,32 @@ class ReadAhead:
                     return
         except BaseException as error:
             self._blocks.put(error)
+
+
+class _Blocks(RawIOBase):
+    """The blocks as a file; raises what reading raised."""
+
+    def __init__(self, ahead: ReadAhead) -> None:
+        self._ahead = ahead
+        self._block = memoryview(b"")
+        self._is_ended = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        if not self._block and not self._is_ended:
+            self._block = memoryview(self._ahead.next_block()[0])
+            self._is_ended = not self._block
+        view = memoryview(buffer).cast("B")
+        count = min(len(view), len(self._block))
+        view[:count], self._block = self._block[:count], self._block[count:]
+        return count
+
+
+@contextmanager
+def fetched_ahead(body: BufferedReader) -> Iterator[BufferedReader]:
+    """Give the block a body that a thread reads meanwhile."""
+    counted = Counted(body)
+    with ReadAhead(counted, counted) as ahead:
+        yield BufferedReader(_Blocks(ahead), BLOCK_BYTES)

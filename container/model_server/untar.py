@@ -3,7 +3,8 @@
 They are kept here since the Python of Debian 12 has no such filter. Nothing is trusted: what an archive asks us to keep
 in memory is bounded, and no member or link leads out of the folder, whatever the links among its members do.
 
-One thread reads and decompresses, another one makes the members; gzip is decompressed by ISA-L, in half the time.
+One thread reads, the next one decompresses, if there is anything to, and the third one makes the members; gzip is
+decompressed by ISA-L, in half the time.
 """
 
 import bz2
@@ -21,7 +22,7 @@ from isal import igzip
 
 from .archive_limits import ArchiveLimits
 from .lzma_stream import LzmaStream
-from .read_ahead import BLOCK_BYTES, Counted, ReadAhead
+from .read_ahead import BLOCK_BYTES, Counted, ReadAhead, Source, fetched_ahead
 from .user import User
 
 FORMATS: list[tuple[re.Pattern[bytes], Callable[[Any], Any]]] = [
@@ -49,9 +50,8 @@ def unpack(body: BufferedReader, folder: Path, user: User, limits: ArchiveLimits
     `check` is called all along, and ends the work by raising. Anything else that is raised is a fault of the archive,
     but for an OSError with an `errno`, which is one of the disk.
     """
-    packed = Counted(body)
     members = _Members(folder, user)
-    with ReadAhead(_decompressed(body.peek(10), packed), packed) as ahead:
+    with _decompressed(body) as (plain, packed), ReadAhead(plain, packed) as ahead:
         source = _Source(ahead, limits, check)
         with tarfile.TarFile(fileobj=cast(Any, source), tarinfo=_Header) as archive:
             while member := source.next_member(archive):
@@ -60,8 +60,18 @@ def unpack(body: BufferedReader, folder: Path, user: User, limits: ArchiveLimits
     return members.named_root
 
 
-def _decompressed(start: bytes, body: Any) -> Any:
-    return next((opener(body) for magic, opener in FORMATS if magic.match(start)), body)
+@contextmanager
+def _decompressed(body: BufferedReader) -> Iterator[tuple[Source, Counted]]:
+    """Give the block the plain archive, and what is counted of its body."""
+    start = body.peek(10)
+    opener = next((opener for magic, opener in FORMATS if magic.match(start)), None)
+    if not opener:
+        counted = Counted(body)
+        yield counted, counted
+        return
+    with fetched_ahead(body) as fetched:
+        counted = Counted(fetched)
+        yield opener(counted), counted
 
 
 class _Header(tarfile.TarInfo):

@@ -1,11 +1,13 @@
 """A stream that a thread reads ahead: in its order, bounded, and never longer than it is wanted."""
 
 import io
+import os
 import threading
+from typing import Any
 
 import pytest
 
-from model_server.read_ahead import BLOCK_BYTES, BLOCKS_AHEAD, Counted, ReadAhead
+from model_server.read_ahead import BLOCK_BYTES, BLOCKS_AHEAD, Counted, ReadAhead, fetched_ahead
 
 DEADLINE_SECONDS = 20
 
@@ -64,6 +66,28 @@ def test_the_thread_ends_while_it_waits_for_room(fault_after: int | None) -> Non
     with ahead_of(source) as ahead:
         ahead.next_block()
         assert source.full.wait(DEADLINE_SECONDS)
+    assert nobody_reads()
+
+
+def test_a_body_that_is_fetched_ahead_is_the_same_in_pieces_of_any_size() -> None:
+    data = os.urandom(3 * BLOCK_BYTES + 5)
+    with fetched_ahead(io.BufferedReader(io.BytesIO(data))) as body:
+        pieces = [body.read(7), body.peek(1)[:1], body.read(BLOCK_BYTES + 1), body.read(), body.read(1)]
+    assert pieces[1] == data[7:8]
+    assert pieces[0] + b"".join(pieces[2:]) == data
+    assert nobody_reads()
+
+
+def test_what_breaks_while_it_is_fetched_breaks_who_reads_it() -> None:
+    class Broken(io.RawIOBase):
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, _: Any) -> int:
+            raise ConnectionResetError("gone")
+
+    with pytest.raises(ConnectionResetError, match="gone"), fetched_ahead(io.BufferedReader(Broken())) as body:
+        body.read(1)
     assert nobody_reads()
 
 
