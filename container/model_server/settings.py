@@ -306,7 +306,7 @@ class Settings(BaseModel):
         description="Its prefix: the key is `<prefix>/.sagemaker_shim/runtime_setup_result.json`.",
     )
     transfers: int = Field(
-        64,
+        32,
         ge=1,
         le=256,
         validation_alias=AliasChoices("MODEL_SERVER_TRANSFERS", DROP_IN_PREFIX + "ASYNC_CONCURRENCY"),
