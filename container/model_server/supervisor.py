@@ -332,10 +332,9 @@ class Supervisor:
 
 def _run_gunicorn(inherited: Inherited) -> None:
     """Import gunicorn and Flask in the process that runs them: beside the set-up, and not into PID 1's memory."""
-    uncollected.pause()
-    from .gunicorn_app import run_gunicorn
+    with uncollected.importing():
+        from .gunicorn_app import run_gunicorn
 
-    uncollected.begin()
     run_gunicorn(inherited)
 
 

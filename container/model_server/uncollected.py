@@ -5,6 +5,8 @@ imports take. It writes to each of them, too, so that a process that was forked 
 """
 
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 gc.disable()
 
@@ -18,3 +20,13 @@ def begin() -> None:
     """Collect from now on, but for ever leave alone what is there: the modules that are imported."""
     gc.freeze()
     gc.enable()
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Have nothing collected in a block that imports much, nor ever what it imported."""
+    pause()
+    try:
+        yield
+    finally:
+        begin()
