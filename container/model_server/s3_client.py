@@ -128,10 +128,9 @@ class S3Client:
         """Return where a bucket is; raises what botocore does for a name that can be no bucket's."""
         return self._places.of(bucket)
 
-    @property
-    def known_credentials(self) -> "Credentials | None":
-        """The credentials in use, None before the first request."""
-        return self._places.known_credentials
+    def credentials(self) -> "Credentials":
+        """Return those in use, which are looked for if there are none; raises botocore's errors."""
+        return self._places.credentials()
 
     def forget_credentials(self, used: "Credentials | None") -> None:
         """Look for credentials anew, unless that has been done since `used` were found."""

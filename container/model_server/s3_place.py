@@ -51,7 +51,7 @@ class Places:
             loader.load_data(f"s3/{version}/endpoint-rule-set-1"), loader.load_data("partitions")
         )
         self._places: dict[str, Place] = {}
-        self.known_credentials: Credentials | None = None
+        self._credentials: Credentials | None = None
         self._lock = threading.Lock()
 
     @property
@@ -87,15 +87,19 @@ class Places:
             signer, session_signer = Signer(service, region, "x-amz-s3session-token"), signer
         return Place(f"{address.scheme}://{host}", host, address.path.rstrip("/"), region, signer, session_signer)
 
-    def keys(self) -> Keys:
-        """Return the keys of the moment, fresh ones if they are about to end; raises botocore's errors."""
-        found = self.known_credentials
+    def credentials(self) -> "Credentials":
+        """Return those in use, which are looked for if there are none; raises botocore's errors."""
+        found = self._credentials
         if found is None:
             with self._lock:
-                found = self.known_credentials = self.known_credentials or self._session.get_credentials()
+                found = self._credentials = self._credentials or self._session.get_credentials()
         if found is None:
             raise NoCredentialsError
-        keys = found.get_frozen_credentials()
+        return found
+
+    def keys(self) -> Keys:
+        """Return the keys of the moment, fresh ones if they are about to end; raises botocore's errors."""
+        keys = self.credentials().get_frozen_credentials()
         return Keys(keys.access_key or "", keys.secret_key or "", keys.token)
 
     def forget_credentials(self, used: "Credentials | None") -> None:
@@ -104,8 +108,8 @@ class Places:
         botocore refreshes them by their stated end only, and keeps those of a file or none for as long as it lives.
         """
         with self._lock:
-            if self.known_credentials is used:
-                self.known_credentials = None
+            if self._credentials is used:
+                self._credentials = None
                 self._session = _session()  # it remembers them too, and the files that they came from
 
 

@@ -24,6 +24,8 @@ from .s3_faults import needs_credentials
 from .settings import Settings
 
 if TYPE_CHECKING:
+    from botocore.credentials import Credentials
+
     from .s3_client import S3Client
     from .s3_download import Source
     from .s3_upload import Target
@@ -159,15 +161,16 @@ class Storage:
     def _retried(self, attempt: Callable[[], T], cancellation: Cancellation | None = None) -> T:
         """Try again for as long as S3 or the way to it fails, with other credentials once those in use are refused."""
         client = self.client
-        used = client.known_credentials
+        used: Credentials | None = None
 
         def noting() -> T:
             nonlocal used
-            used = client.known_credentials
+            used = None
+            used = client.credentials()
             return attempt()
 
         def on_fault(error: Exception) -> None:
             if needs_credentials(error):
-                client.forget_credentials(used or client.known_credentials)
+                client.forget_credentials(used)
 
         return retried(noting, on_fault, cancellation, self._retry_seconds)

@@ -296,6 +296,6 @@ def test_keys_that_were_found_anew_open_a_session_anew(
     with standing_in(express) as server:
         aws(server)
         assert storage.get_bytes(EXPRESS, "key", cancellation) == DATA
-        storage.client.forget_credentials(storage.client.known_credentials)
+        storage.client.forget_credentials(storage.client.credentials())
         assert storage.get_bytes(EXPRESS, "key", cancellation) == DATA
     assert express.sessions == 2
