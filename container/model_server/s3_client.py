@@ -29,7 +29,7 @@ from .http_answer import BrokenAnswer, HttpAnswer
 from .s3_connection import LOST, Body, Connection, Connections
 from .s3_place import Place, Places
 from .s3_signature import EMPTY, UNSIGNED, Keys, Signer, encoded_key, encoded_query
-from .turn import let_go
+from .turn import end_turn
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -201,8 +201,8 @@ class S3Client:
 
     def _session_keys(self, place: Place, signer: Signer, bucket: str) -> Keys:
         """Return the keys of a session with a bucket that wants one (S3 Express), a new one if the last has ended."""
-        # The turn first: or who has the lock could wait for a turn, and who has the turn for the lock.
-        with let_go(), self._making_session:
+        end_turn()  # or who has the lock could wait for a turn, and who has the turn for the lock
+        with self._making_session:
             known, until = self._sessions.get(bucket, (None, 0.0))
             if known and time.monotonic() < until:
                 return known
@@ -222,10 +222,10 @@ class S3Client:
 def _ask(connection: Connection, method: str, target: str, headers: Mapping[str, str], body: Body) -> HttpAnswer:
     """Make a request; raises botocore's errors, and for a kept connection that has ended those of LOST."""
     url = connection.origin
+    if not connection.is_open:
+        end_turn()
     try:
-        if not connection.is_open:
-            with let_go():
-                connection.open()
+        connection.open()
     except TimeoutError as error:
         raise ConnectTimeoutError(endpoint_url=url) from error
     except ssl.SSLError as error:

@@ -15,7 +15,7 @@ from botocore.httpsession import get_cert_path
 from botocore.utils import get_environ_proxies
 
 from .http_answer import ConnectionLost, HttpAnswer
-from .turn import end_turn
+from .turn import turn_for
 
 CONNECT_SECONDS = 5
 READ_SECONDS = 20
@@ -64,11 +64,11 @@ class Connection:
             raise ValueError("A header can not have a line break")
         try:
             if isinstance(body, bytes):
-                sock.sendall(head.encode("latin-1") + body)
+                with turn_for(len(body)):
+                    sock.sendall(head.encode("latin-1") + body)
             else:
                 sock.sendall(head.encode("latin-1"))
                 body.send_to(sock)
-                end_turn()  # the answer is small, and may take its time
         except LOST:
             if not body:
                 raise

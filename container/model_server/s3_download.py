@@ -20,7 +20,7 @@ from .retrying import Retry, retried_part
 from .s3_checksum import Checksum, Stated
 from .s3_client import Answer, S3Client
 from .s3_faults import ObjectChanged, is_changed
-from .turn import is_small, turn_for
+from .turn import is_small, large_turns, turn_for
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -154,7 +154,7 @@ def _copy_parts(source: Source, first: Answer, etag: str, size: int, file: int, 
 def _copy_range(source: Source, answer: Answer, file: int, part: _Part) -> None:
     offset, end = part
     while offset < end:
-        with turn_for(None), _buffer(CHUNK_BYTES) as view:
+        with large_turns(), _buffer(CHUNK_BYTES) as view:
             count = answer.fill(view[: end - offset])
             source.cancellation.raise_if_set()
             if not count:
@@ -168,7 +168,7 @@ def _compare(path: str, stated: Stated, cancellation: Cancellation) -> None:
     checksum = stated.start()
     with open(path, "rb", buffering=0) as file:
         while True:
-            with turn_for(None), _buffer(CHUNK_BYTES) as view:
+            with large_turns(), _buffer(CHUNK_BYTES) as view:
                 count = file.readinto(view)
                 if not count:
                     break

@@ -21,7 +21,7 @@ from .retrying import Retry, retried_part
 from .s3_checksum import HEADER, Crc32, encoded
 from .s3_client import S3Client, elements_of, refusal
 from .s3_faults import UploadBroken, is_upload_gone
-from .turn import end_turn, is_small, turn_for
+from .turn import end_turn, is_small, large_turns
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -35,6 +35,8 @@ SMALL_BYTES = 256 * 1024
 """Up to this size a body is sent from memory."""
 
 CHUNK_BYTES = 1024 * 1024
+SENT_AT_ONCE_BYTES = 4 * CHUNK_BYTES
+"""What the kernel sends in a turn."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,11 @@ class Target:
 
     def put(self, body: "bytes | FilePart", headers: Mapping[str, str], query: Mapping[str, str]) -> str:
         """Put the object, or a part of it, and return its ETag."""
+        headers = {**headers, HEADER: body.checksum() if isinstance(body, FilePart) else checksum_of(body)}
         operation = "UploadPart" if query else "PutObject"
-        with turn_for(len(body)):
-            headers = {**headers, HEADER: body.checksum() if isinstance(body, FilePart) else checksum_of(body)}
-            with self.client.request(operation, "PUT", self.bucket, self.key, query, headers, body) as answer:
-                answer.read()
-                return answer.header("etag") or ""
+        with self.client.request(operation, "PUT", self.bucket, self.key, query, headers, body) as answer:
+            answer.read()
+            return answer.header("etag") or ""
 
     def post(
         self, operation: str, query: Mapping[str, str], headers: Mapping[str, str], body: bytes, wanted: str
@@ -93,17 +94,24 @@ class FilePart:
         if not self._checksum:
             checksum = Crc32()
             for chunk in self._chunks():
-                checksum.update(chunk)
+                with large_turns():
+                    checksum.update(chunk)
             self._checksum = encoded(checksum)
         return self._checksum
 
     def send_to(self, sock: socket.socket) -> None:
         if isinstance(sock, ssl.SSLSocket):
             for chunk in self._chunks():
-                sock.sendall(chunk)
+                with large_turns():
+                    sock.sendall(chunk)
             return
-        if sock.sendfile(_AtOwnPosition(self._file), self._start, self._size) != self._size:
-            raise UploadBroken
+        file, end = _AtOwnPosition(self._file), self._start + self._size
+        for start in range(self._start, end, SENT_AT_ONCE_BYTES):
+            size = min(SENT_AT_ONCE_BYTES, end - start)
+            with large_turns():
+                sent = sock.sendfile(file, start, size)
+            if sent != size:
+                raise UploadBroken
 
     def _chunks(self) -> Iterator[memoryview]:
         view = memoryview(bytearray(min(CHUNK_BYTES, self._size)))

@@ -91,10 +91,8 @@ class Storage:
 
     @cached_property
     def _client(self) -> "S3Client":
-        with uncollected.importing():
-            from .s3_client import (
-                S3Client,
-            )  # not at the top: it takes a fifth of a second, which /ping need not wait for
+        with uncollected.importing():  # not at the top: it takes a fifth of a second, which /ping need not wait for
+            from .s3_client import S3Client
 
             return S3Client(self._endpoint, self._region, self._expected_owner)
 

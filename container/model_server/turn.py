@@ -5,8 +5,8 @@ another. On free CPUs that costs as much as all the rest: 2,000 files of 4 KiB t
 thirds of the CPU, where one thread has it until it has to wait.
 
 **Large ones**: two for each CPU. More copy no faster, but whoever answers /ping waits for a CPU and for Python's lock
-behind all of them, a dozen times for one answer: up to seconds, with 32 of them. A turn is a chunk to download, which
-takes a slow network 50 ms and then its socket's buffer fills, or a whole body to upload.
+behind all of them, a dozen times for one answer: up to seconds, with 32 of them. A turn is one chunk. On a
+slow network more connections than that carry something: those that wait have it in their sockets' buffers.
 
 Whoever may be at something for longer lets the next one go on.
 """
@@ -16,8 +16,7 @@ import socket
 import ssl
 import threading
 from collections import deque
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Protocol, Self
 
@@ -28,7 +27,7 @@ SMALL_BYTES = 16 * 1024
 
 LARGE_PER_CPU = 2
 FEWEST_LARGE = 4
-"""Of one CPU too: a single connection may not carry what the network gives."""
+"""How many have a turn where there is one CPU: one connection does not carry what a network gives."""
 
 
 class _Places(Protocol):
@@ -121,29 +120,21 @@ def end_turn() -> None:
         turns.end()
 
 
-@contextmanager
-def let_go() -> Iterator[None]:
-    """Let another thread go on during a block, if this one has a turn, and take it again after it, unless it raises."""
-    turns = _mine.turns
-    end_turn()
-    yield
-    if turns:
-        turns.begin()
-
-
 def await_readable(sock: socket.socket, patience_ms: int = 0) -> None:
     """Let another thread go on until there is something to read, if this one has a turn, and take it again then.
 
     What comes within the patience, in milliseconds, costs no turn. Raises TimeoutError after the time that the socket
     allows.
     """
-    if _mine.turns is None or (isinstance(sock, ssl.SSLSocket) and sock.pending()):
+    turns = _mine.turns
+    if turns is None or (isinstance(sock, ssl.SSLSocket) and sock.pending()):
         return
     poll = select.poll()
     poll.register(sock, select.POLLIN)
     if poll.poll(patience_ms):
         return
-    with let_go():
-        seconds = sock.gettimeout()
-        if not poll.poll(None if seconds is None else seconds * 1000):
-            raise TimeoutError("timed out")
+    turns.end()
+    seconds = sock.gettimeout()
+    if not poll.poll(None if seconds is None else seconds * 1000):
+        raise TimeoutError("timed out")
+    turns.begin()

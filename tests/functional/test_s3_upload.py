@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import os
 import re
-import socket
 import threading
 import zlib
 from collections.abc import Iterator
@@ -17,10 +16,9 @@ import pytest
 from s3_rig import MIB, large, running_storage, written
 
 from faulty_s3 import Answer, Exchange, FaultyS3, LostAnswer, Reply, Reset
-from model_server import s3_upload, turn
+from model_server import s3_upload
 from model_server.errors import StorageRefused, StorageUnavailable
 from model_server.s3_faults import ObjectForbidden
-from model_server.s3_upload import FilePart
 from model_server.storage import Storage
 from model_server.turn import FairPlaces, Turns
 
@@ -265,22 +263,25 @@ def test_where_the_kernel_can_not_send_a_file_its_parts_are_read(
 def test_no_more_large_files_go_up_at_one_time_than_there_are_places_for(
     storage: Storage, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    places, counting, send = 3, threading.Lock(), FilePart.send_to
-    at_work, most, all_there = 0, 0, threading.Barrier(places)
-    turns = Turns(FairPlaces(places))
-    monkeypatch.setattr(turn, "large_turns", lambda: turns)
+    places, counting, sendfile = 3, threading.Lock(), os.sendfile
+    turns, all_there = Turns(FairPlaces(places)), threading.Barrier(places)
+    calls, at_work, most = 0, 0, 0
+    monkeypatch.setattr(s3_upload, "large_turns", lambda: turns)
 
-    def watched(body: FilePart, sock: socket.socket) -> None:
-        nonlocal at_work, most
+    def watched(*what: Any) -> int:
+        nonlocal calls, at_work, most
         with counting:
-            at_work += 1
-            most = max(most, at_work)
-        all_there.wait(DEADLINE_SECONDS)
-        send(body, sock)
-        with counting:
-            at_work -= 1
+            calls, at_work = calls + 1, at_work + 1
+            is_first, most = calls <= places, max(most, at_work)
+        if is_first:
+            all_there.wait(DEADLINE_SECONDS)
+        try:
+            return sendfile(*what)
+        finally:
+            with counting:
+                at_work -= 1
 
-    monkeypatch.setattr(FilePart, "send_to", watched)
+    monkeypatch.setattr(os, "sendfile", watched)
     path = written(tmp_path / "file", os.urandom(MIB))
 
     def put_as(number: int) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from model_server.http_answer import HttpAnswer
-from model_server.turn import FairPlaces, Turns, await_readable, end_turn, large_turns, let_go, turn_for
+from model_server.turn import FairPlaces, Turns, await_readable, end_turn, large_turns, turn_for
 
 from .waiting import DEADLINE_SECONDS, wait_until
 
@@ -144,14 +144,3 @@ def test_what_is_large_has_a_turn_of_its_own_and_a_small_file_that_of_its_thread
             assert turn is large_turns()
         with turn_for(None) as turn:
             assert turn is large_turns()
-
-
-def test_who_let_others_go_on_has_a_turn_again_after_it_but_for_a_fault() -> None:
-    place = threading.Lock()
-    with Turns(place):
-        with let_go():
-            assert not place.locked()
-        assert place.locked()
-        with pytest.raises(ValueError, match="why"), let_go():
-            raise ValueError("why")
-        assert not place.locked()
