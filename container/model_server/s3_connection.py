@@ -15,7 +15,6 @@ from botocore.httpsession import get_cert_path
 from botocore.utils import get_environ_proxies
 
 from .http_answer import ConnectionLost, HttpAnswer
-from .turn import turn_for
 
 CONNECT_SECONDS = 5
 READ_SECONDS = 20
@@ -64,8 +63,7 @@ class Connection:
             raise ValueError("A header can not have a line break")
         try:
             if isinstance(body, bytes):
-                with turn_for(len(body)):
-                    sock.sendall(head.encode("latin-1") + body)
+                sock.sendall(head.encode("latin-1") + body)
             else:
                 sock.sendall(head.encode("latin-1"))
                 body.send_to(sock)

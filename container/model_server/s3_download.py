@@ -8,6 +8,7 @@ several threads at the same time, on condition that the object is still the same
 import io
 import os
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -29,6 +30,9 @@ PART_BYTES = 32 * 1024 * 1024
 """What one request fetches of a larger object."""
 
 CHUNK_BYTES = 1024 * 1024
+TURN_SECONDS = 0.02
+"""How long a thread copies in one turn, if it has more than a chunk: each change costs a wake-up."""
+
 WITH_CHECKSUM: Mapping[str, str] = {"x-amz-checksum-mode": "ENABLED"}
 
 
@@ -115,18 +119,18 @@ def get_file(source: Source, path: str, pool: Executor) -> int:
 def _copy_whole(source: Source, answer: Answer, file: int, stated: Stated | None) -> None:
     checksum = stated.start() if stated else None
     offset = 0
-    most = CHUNK_BYTES if answer.size is None else answer.size + 1
-    while True:
-        with turn_for(answer.size), _buffer(most) as view:
-            count = answer.fill(view)
-            if not count:
-                break
-            chunk = view[:count]
-            source.cancellation.raise_if_set()
-            if checksum:
-                checksum.update(chunk)
-            write_at(file, chunk, offset)
-        offset += count
+    is_ended = False
+    while not is_ended:
+        with turn_for(answer.size), _buffer(CHUNK_BYTES if answer.size is None else answer.size + 1) as view:
+            until = time.monotonic() + TURN_SECONDS
+            while not is_ended and time.monotonic() < until:
+                chunk = view[: answer.fill(view)]
+                source.cancellation.raise_if_set()
+                if checksum:
+                    checksum.update(chunk)
+                write_at(file, chunk, offset)
+                offset += len(chunk)
+                is_ended = not chunk
     if stated and checksum:
         stated.compare(checksum)
 
@@ -155,12 +159,14 @@ def _copy_range(source: Source, answer: Answer, file: int, part: _Part) -> None:
     offset, end = part
     while offset < end:
         with large_turns(), _buffer(CHUNK_BYTES) as view:
-            count = answer.fill(view[: end - offset])
-            source.cancellation.raise_if_set()
-            if not count:
-                raise answer.cut_off(end - part.start)
-            write_at(file, view[:count], offset)
-        offset += count
+            until = time.monotonic() + TURN_SECONDS
+            while offset < end and time.monotonic() < until:
+                count = answer.fill(view[: end - offset])
+                source.cancellation.raise_if_set()
+                if not count:
+                    raise answer.cut_off(end - part.start)
+                write_at(file, view[:count], offset)
+                offset += count
 
 
 def _compare(path: str, stated: Stated, cancellation: Cancellation) -> None:

@@ -21,7 +21,7 @@ from .retrying import Retry, retried_part
 from .s3_checksum import HEADER, Crc32, encoded
 from .s3_client import S3Client, elements_of, refusal
 from .s3_faults import UploadBroken, is_upload_gone
-from .turn import end_turn, is_small, large_turns
+from .turn import end_turn, is_small, turn_for
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -94,7 +94,7 @@ class FilePart:
         if not self._checksum:
             checksum = Crc32()
             for chunk in self._chunks():
-                with large_turns():
+                with turn_for(self._size):
                     checksum.update(chunk)
             self._checksum = encoded(checksum)
         return self._checksum
@@ -102,13 +102,13 @@ class FilePart:
     def send_to(self, sock: socket.socket) -> None:
         if isinstance(sock, ssl.SSLSocket):
             for chunk in self._chunks():
-                with large_turns():
+                with turn_for(self._size):
                     sock.sendall(chunk)
             return
         file, end = _AtOwnPosition(self._file), self._start + self._size
         for start in range(self._start, end, SENT_AT_ONCE_BYTES):
             size = min(SENT_AT_ONCE_BYTES, end - start)
-            with large_turns():
+            with turn_for(self._size):
                 sent = sock.sendfile(file, start, size)
             if sent != size:
                 raise UploadBroken

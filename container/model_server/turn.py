@@ -5,8 +5,8 @@ another. On free CPUs that costs as much as all the rest: 2,000 files of 4 KiB t
 thirds of the CPU, where one thread has it until it has to wait.
 
 **Large ones**: two for each CPU. More copy no faster, but whoever answers /ping waits for a CPU and for Python's lock
-behind all of them, a dozen times for one answer: up to seconds, with 32 of them. A turn is one chunk. On a
-slow network more connections than that carry something: those that wait have it in their sockets' buffers.
+behind all of them, a dozen times for one answer: up to seconds, with 32 of them. A turn is a chunk or some. On a slow
+network more connections than that carry something: what comes for those that wait is in their sockets' buffers.
 
 Whoever may be at something for longer lets the next one go on.
 """
@@ -24,6 +24,9 @@ from .cpus import usable_cpus
 
 SMALL_BYTES = 16 * 1024
 """What is larger may come in pieces, and the kernel does most of the work, on all CPUs."""
+
+LARGE_BYTES = 1024 * 1024
+"""What is no larger has no turn: it is soon done, and to change turns would take a tenth more time."""
 
 LARGE_PER_CPU = 2
 FEWEST_LARGE = 4
@@ -110,8 +113,8 @@ def is_small(size: int | None) -> bool:
 
 
 def turn_for(size: int | None) -> AbstractContextManager[object]:
-    """Return the turn in which to copy so many bytes, or a chunk of them: none for a small file, which has its own."""
-    return nullcontext() if is_small(size) else large_turns()
+    """Return the turn in which to copy so many bytes, or a chunk of them; None are as many as come."""
+    return large_turns() if size is None or size > LARGE_BYTES else nullcontext()
 
 
 def end_turn() -> None:

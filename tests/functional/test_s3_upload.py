@@ -16,7 +16,7 @@ import pytest
 from s3_rig import MIB, large, running_storage, written
 
 from faulty_s3 import Answer, Exchange, FaultyS3, LostAnswer, Reply, Reset
-from model_server import s3_upload
+from model_server import s3_upload, turn
 from model_server.errors import StorageRefused, StorageUnavailable
 from model_server.s3_faults import ObjectForbidden
 from model_server.storage import Storage
@@ -266,7 +266,7 @@ def test_no_more_large_files_go_up_at_one_time_than_there_are_places_for(
     places, counting, sendfile = 3, threading.Lock(), os.sendfile
     turns, all_there = Turns(FairPlaces(places)), threading.Barrier(places)
     calls, at_work, most = 0, 0, 0
-    monkeypatch.setattr(s3_upload, "large_turns", lambda: turns)
+    monkeypatch.setattr(turn, "large_turns", lambda: turns)
 
     def watched(*what: Any) -> int:
         nonlocal calls, at_work, most
@@ -282,14 +282,14 @@ def test_no_more_large_files_go_up_at_one_time_than_there_are_places_for(
                 at_work -= 1
 
     monkeypatch.setattr(os, "sendfile", watched)
-    path = written(tmp_path / "file", os.urandom(MIB))
+    path = written(tmp_path / "file", os.urandom(2 * MIB))
 
     def put_as(number: int) -> int:
         with path.open("rb") as file:
             return storage.put_file(file, bucket.name, f"{KEY}-{number}")
 
     with ThreadPoolExecutor(4 * places) as pool:
-        assert list(pool.map(put_as, range(4 * places))) == [MIB] * 4 * places
+        assert list(pool.map(put_as, range(4 * places))) == [2 * MIB] * 4 * places
     assert (at_work, most) == (0, places)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from model_server.http_answer import HttpAnswer
-from model_server.turn import FairPlaces, Turns, await_readable, end_turn, large_turns, turn_for
+from model_server.turn import LARGE_BYTES, FairPlaces, Turns, await_readable, end_turn, large_turns, turn_for
 
 from .waiting import DEADLINE_SECONDS, wait_until
 
@@ -137,10 +137,14 @@ def test_who_waits_longest_for_a_place_gets_it() -> None:
     places.acquire()  # it is free
 
 
-def test_what_is_large_has_a_turn_of_its_own_and_a_small_file_that_of_its_thread() -> None:
-    with Turns(), turn_for(4096):
-        end_turn()
-        with turn_for(17_000) as turn:
-            assert turn is large_turns()
-        with turn_for(None) as turn:
-            assert turn is large_turns()
+@pytest.mark.parametrize("size", [LARGE_BYTES + 1, None])
+def test_what_is_large_has_a_turn_of_its_own(size: int | None) -> None:
+    with turn_for(size) as turn:
+        assert turn is large_turns()
+
+
+@pytest.mark.parametrize("size", [1, LARGE_BYTES])
+def test_what_is_not_large_is_copied_in_the_turn_of_its_thread_if_it_has_one(size: int) -> None:
+    place = threading.Lock()
+    with Turns(place), turn_for(size):
+        assert place.locked()
