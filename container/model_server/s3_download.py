@@ -9,7 +9,7 @@ import io
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from .retrying import Retry, retried_part
 from .s3_checksum import Checksum, Stated
 from .s3_client import Answer, S3Client
 from .s3_faults import ObjectChanged, is_changed
-from .turn import is_small, large_turns, turn_for
+from .turn import is_small, turn_for
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -116,21 +116,31 @@ def get_file(source: Source, path: str, pool: Executor) -> int:
     return size
 
 
+def _in_turns(size: int | None, copy: Callable[[memoryview], bool]) -> None:
+    """Call `copy` with a buffer, in the turns that so many bytes take, for as long as it says that there is more."""
+    has_more = True
+    while has_more:
+        with turn_for(size), _buffer(CHUNK_BYTES if size is None else size + 1) as view:
+            until = time.monotonic() + TURN_SECONDS
+            while has_more and time.monotonic() < until:
+                has_more = copy(view)
+
+
 def _copy_whole(source: Source, answer: Answer, file: int, stated: Stated | None) -> None:
     checksum = stated.start() if stated else None
     offset = 0
-    is_ended = False
-    while not is_ended:
-        with turn_for(answer.size), _buffer(CHUNK_BYTES if answer.size is None else answer.size + 1) as view:
-            until = time.monotonic() + TURN_SECONDS
-            while not is_ended and time.monotonic() < until:
-                chunk = view[: answer.fill(view)]
-                source.cancellation.raise_if_set()
-                if checksum:
-                    checksum.update(chunk)
-                write_at(file, chunk, offset)
-                offset += len(chunk)
-                is_ended = not chunk
+
+    def copy(view: memoryview) -> bool:
+        nonlocal offset
+        chunk = view[: answer.fill(view)]
+        source.cancellation.raise_if_set()
+        if checksum:
+            checksum.update(chunk)
+        write_at(file, chunk, offset)
+        offset += len(chunk)
+        return bool(chunk)
+
+    _in_turns(answer.size, copy)
     if stated and checksum:
         stated.compare(checksum)
 
@@ -157,29 +167,32 @@ def _copy_parts(source: Source, first: Answer, etag: str, size: int, file: int, 
 
 def _copy_range(source: Source, answer: Answer, file: int, part: _Part) -> None:
     offset, end = part
-    while offset < end:
-        with large_turns(), _buffer(CHUNK_BYTES) as view:
-            until = time.monotonic() + TURN_SECONDS
-            while offset < end and time.monotonic() < until:
-                count = answer.fill(view[: end - offset])
-                source.cancellation.raise_if_set()
-                if not count:
-                    raise answer.cut_off(end - part.start)
-                write_at(file, view[:count], offset)
-                offset += count
+
+    def copy(view: memoryview) -> bool:
+        nonlocal offset
+        count = answer.fill(view[: end - offset])
+        source.cancellation.raise_if_set()
+        if not count:
+            raise answer.cut_off(end - part.start)
+        write_at(file, view[:count], offset)
+        offset += count
+        return offset < end
+
+    _in_turns(None, copy)
 
 
 def _compare(path: str, stated: Stated, cancellation: Cancellation) -> None:
     """Compare the checksum of a file that came in parts: reading it once more is cheap while it is in memory."""
     checksum = stated.start()
     with open(path, "rb", buffering=0) as file:
-        while True:
-            with large_turns(), _buffer(CHUNK_BYTES) as view:
-                count = file.readinto(view)
-                if not count:
-                    break
-                cancellation.raise_if_set()
-                checksum.update(view[:count])
+
+        def read(view: memoryview) -> bool:
+            count = file.readinto(view)
+            cancellation.raise_if_set()
+            checksum.update(view[:count])
+            return bool(count)
+
+        _in_turns(None, read)
     stated.compare(checksum)
 
 

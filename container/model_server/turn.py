@@ -26,7 +26,7 @@ SMALL_BYTES = 16 * 1024
 """What is larger may come in pieces, and the kernel does most of the work, on all CPUs."""
 
 LARGE_BYTES = 1024 * 1024
-"""What is no larger has no turn: it is soon done, and to change turns would take a tenth more time."""
+"""What lies between has no turn: it is soon done, and to change turns would take a tenth more time."""
 
 LARGE_PER_CPU = 2
 FEWEST_LARGE = 4
@@ -45,11 +45,6 @@ class FairPlaces:
         self._free = count
         self._waiting: deque[threading.Lock] = deque()
         self._lock = threading.Lock()
-
-    @property
-    def waiting(self) -> int:
-        """How many threads wait."""
-        return len(self._waiting)
 
     def acquire(self) -> None:
         with self._lock:

@@ -126,9 +126,9 @@ def test_who_waits_longest_for_a_place_gets_it() -> None:
 
     threads = [threading.Thread(target=take, args=(name,)) for name in "abc"]
     for thread in threads:
-        waiting = places.waiting
+        waiting = len(places._waiting)
         thread.start()
-        wait_until(lambda waiting=waiting: places.waiting > waiting)
+        wait_until(lambda waiting=waiting: len(places._waiting) > waiting)
     for thread in threads:
         places.release()
         thread.join(DEADLINE_SECONDS)
