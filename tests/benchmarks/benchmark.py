@@ -31,7 +31,7 @@ def main() -> int:
     if options.list:
         print("\n".join(f"{row.name:16} {row.work}" for row in ROWS))
         return 0
-    wanted = chosen(options.rows)
+    wanted = chosen(options.rows, options.quick)
     Longshore.checkout = options.checkout.resolve()
     with place_in_memory() as folder, running_sink(folder / "sink") as sink:
         setting = Setting(folder, sink, options.rounds or (1 if options.quick else 5), options.quick)
@@ -44,7 +44,9 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="run.sh", description=__doc__.partition(";")[0])
     parser.add_argument("rows", nargs="*", metavar="ROW", help="or how some begin, such as download; or growth")
     parser.add_argument("--list", action="store_true", help="list the rows and end")
-    parser.add_argument("--quick", action="store_true", help="less of everything, in under three minutes")
+    parser.add_argument(
+        "--quick", action="store_true", help="one row of each kind, and less of it, in under three minutes"
+    )
     parser.add_argument("--rounds", type=int, help="that are counted; 5, or 1 of --quick")
     parser.add_argument("--checkout", type=Path, default=CHECKOUT, help="whose Longshore is measured; this one")
     parser.add_argument(
@@ -53,10 +55,12 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def chosen(names: Sequence[str]) -> list[Row]:
-    """Return the rows whose names are these, or begin with them, in this order; all without names."""
+def chosen(names: Sequence[str], quick: bool = False) -> list[Row]:
+    """Return the rows whose names are these, or begin so, in this order; without names all, or the quick ones."""
+    if not names:
+        return [row for row in ROWS if row.in_quick or not quick]
     found: dict[str, Row] = {}
-    for name in names or [""]:
+    for name in names:
         exact = [row for row in ROWS if row.name == name]
         rows = exact or [row for row in ROWS if row.name.startswith(name)]
         if not rows and name != GROWTH:

@@ -16,7 +16,7 @@ Measure Longshore beside sagemaker-shim, s5cmd, rclone and curl on this machine,
 The contenders take turns for five rounds after one that is not counted. Without a ROW all are measured, which takes the
 better part of an hour; `download` stands for all rows that begin so. README.md beside this says how it is done.
 
-  --quick            less of everything, in under three minutes: to see that it works, not to be quoted
+  --quick            one row of each kind, and less of it, in under three minutes: not to be quoted
   --rounds N         rounds that are counted
   --checkout FOLDER  measure the Longshore of another checkout, with the Python of its .venv if there is one
   --out FOLDER       where the results go, as JSON, text and SVG; by default .benchmarks of this checkout

@@ -34,8 +34,9 @@ class Setting:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table; `work` says what is done, in full size."""
+    """One line of the table; `work` says what is done, in full size. Those like another are not `in_quick`."""
 
     name: str
     work: str
     run: Callable[[Setting], Outcome]
+    in_quick: bool = True

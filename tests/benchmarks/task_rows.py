@@ -15,7 +15,7 @@ from task_turn import repeated, task_turns
 
 def small_tasks(inputs: int, limit: float, tasks: int) -> Callable[[Setting], Outcome]:
     def run(setting: Setting) -> Outcome:
-        number, shape = setting.number(tasks, 5), Shape(inputs, 4 * KIB)
+        number, shape = setting.number(tasks, 2), Shape(inputs, 4 * KIB)
         outcome = Outcome("ms")
         with works.download(setting, shape) as work, both(setting.folder, setting.sink, setting.sink.plain) as stacks:
             once = task_turns(stacks, setting.sink, work, outcome.peaks)
@@ -53,9 +53,9 @@ ZIP_SMALL = Shape(20_000, 8 * KIB), Shape(2_000, 8 * KIB)
 
 ROWS = [
     Row("no-input", "a task without inputs, p50", small_tasks(0, 0.10, 20)),
-    Row("one-input", "a task with 1 x 4 KiB, p50", small_tasks(1, 0.10, 20)),
+    Row("one-input", "a task with 1 x 4 KiB, p50", small_tasks(1, 0.10, 20), in_quick=False),
     Row("inputs-100", "a task with 100 x 4 KiB, p50", small_tasks(100, 0.12, 10)),
     Row("zip-big", f"a zip of {ZIP_BIG[0]} as input", unzip(*ZIP_BIG, 0.45)),
-    Row("zip-small", f"a zip of {ZIP_SMALL[0]} as input", unzip(*ZIP_SMALL, 0.50)),
+    Row("zip-small", f"a zip of {ZIP_SMALL[0]} as input", unzip(*ZIP_SMALL, 0.50), in_quick=False),
     Row("log", "1,000,000 log lines of 100 bytes", log_lines),
 ]

@@ -13,6 +13,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
+from benchmark import ROWS, chosen
 from chart import bars, curves
 from contents import LINE, MIB, Shape, put_files, put_tar, put_zip
 from measures import OURS, SHIM, Outcome, Sample, take_turns
@@ -23,6 +24,16 @@ from .readme_tables import table, table_of_the_readme
 
 def outcome(**values: list[float]) -> Outcome:
     return Outcome(samples={name: [Sample(value) for value in found] for name, found in values.items()})
+
+
+def test_a_quick_run_has_some_rows_but_for_those_that_are_named() -> None:
+    assert chosen([]) == ROWS
+    assert (
+        {"no-input", "download-many", "ping"}
+        < {row.name for row in chosen([], quick=True)}
+        < {row.name for row in ROWS}
+    )
+    assert [row.name for row in chosen(["upload-large", "tls"], quick=True)] == ["upload-large", "tls-one", "tls-many"]
 
 
 def test_a_ratio_is_the_median_of_the_rounds_ratios() -> None:
