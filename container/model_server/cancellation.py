@@ -3,8 +3,11 @@
 import os
 import select
 import socket
+import time
 
 from .errors import LongshoreError
+
+CHECK_SECONDS = 0.02
 
 
 class Cancellation:
@@ -20,6 +23,7 @@ class Cancellation:
         self._event = -1  # what could not be made is closed too
         self._reason: LongshoreError | None = None
         self._parent = parent
+        self._next_check = 0.0
         self._watch: _Watch | None = None
         self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
@@ -39,6 +43,16 @@ class Cancellation:
     def raise_if_set(self) -> None:
         if reason := self.reason:
             raise reason
+
+    def check(self) -> None:
+        """Do the same for loops that ask it all the time: what others may have set is looked at every CHECK_SECONDS.
+
+        Each of those looks is a system call.
+        """
+        now = time.monotonic()
+        if self._reason or now >= self._next_check:
+            self._next_check = now + CHECK_SECONDS
+            self.raise_if_set()
 
     def wait(self, seconds: float) -> None:
         """Sleep, and raise the reason as soon as there is one."""

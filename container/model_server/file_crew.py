@@ -1,54 +1,96 @@
 """Working on many files in several threads of a pool: in as many as the way to S3 can use.
 
 Where S3 is near, more threads only take the interpreter from one another. Where each answer takes its time, twice as
-many take half of it. So some begin, and others join for as long as none of them has come back for another file. Of all
-of them one has its turn, and those that wait for the network.
+many take half of it. So a few begin, and others join whenever no file comes within some time. Of all of them
+one has its turn, and those that wait for the network.
+
+A thread whose files are small takes several at a time, and asks for all of them before it works on the first: it waits
+for one answer instead of all, lets others go on less often, and a long way is gone once for all of them.
 """
 
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import FIRST_EXCEPTION, Executor, Future, wait
 from typing import TypeVar
 
 from .turn import Turns
 
-FIRST_THREADS = 16
+FIRST_THREADS = 4
 LOOK_SECONDS = 0.005
-"""How long those that work have for the first file before as many again join them."""
+"""How long those that work have for their files before as many again join them."""
+
+LONGEST_LOOK_SECONDS = 0.2
+MOST_AT_A_TIME = 8
+BYTES_AT_A_TIME = 4 * 1024 * 1024
+"""How much a thread asks for at a time, if its next files are no larger than the last ones."""
+
+PLENTY = 2
+"""How often each thread could come back for as many files again, where it is worth its while to make a connection."""
 
 File = TypeVar("File")
 
 
 def join_in(
-    pool: Executor, most: int, ahead: deque[File], work: Callable[[File], None], joined: list[Future[None]]
+    pool: Executor,
+    most: int,
+    ahead: deque[File],
+    work: Callable[[File], int],
+    joined: list[Future[None]],
+    ask_ahead: Callable[[File, bool], None] | None = None,
 ) -> None:
     """Have threads do the files ahead, at most so many, and append the future of each thread to `joined`.
 
-    Who called waits for that. After a fault, which is that of its thread, no other file is begun.
+    `work` returns the bytes of a file. `ask_ahead` begins what any thread's `work` goes on with later, and makes a
+    connection for that if it is told to. Whoever called waits for the futures. After a fault, which is that of its
+    thread, no other file is begun.
     """
     turns = Turns()
-    all_of_it, wanted = len(ahead), FIRST_THREADS
-    most = min(most, all_of_it)
+    most = min(most, len(ahead))
+    wanted = min(most, FIRST_THREADS)
+    done, has_fault = 0, False
 
     def work_on() -> None:
-        while ahead:
+        at_a_time = 1
+        while ahead and not has_fault:
             with turns:
-                try:
-                    file = ahead.popleft()
-                except IndexError:  # another thread was faster
-                    return
-                try:
-                    work(file)
-                except BaseException:
-                    ahead.clear()
-                    raise
+                files = deque(ahead.popleft() for _ in range(min(at_a_time, len(ahead))))
+                if len(files) > 1 and ask_ahead:
+                    has_plenty = len(ahead) > PLENTY * at_a_time * wanted
+                    for file in files:
+                        ask_ahead(file, has_plenty)
+                largest = work_on_these(files)
+            if ask_ahead:
+                at_a_time = min(at_a_time * 2, MOST_AT_A_TIME, BYTES_AT_A_TIME // max(largest, 1)) or 1
 
+    def work_on_these(files: deque[File]) -> int:
+        """Return the bytes of the largest; those behind one that is too large are left to whoever is free."""
+        nonlocal done, has_fault
+        largest = 0
+        while files and not has_fault:
+            turns.begin()
+            try:
+                size = work(files.popleft())
+            except BaseException:
+                has_fault = True
+                raise
+            done += 1
+            largest = max(largest, size)
+            if largest > BYTES_AT_A_TIME:
+                ahead.extendleft(reversed(files))
+                break
+        return largest
+
+    patience = LOOK_SECONDS
     while True:
-        while len(joined) < min(wanted, most):
+        done_before = done
+        while len(joined) < wanted:
             joined.append(pool.submit(work_on))
         if len(joined) == most:
             return
-        one_has_ended = wait(joined, LOOK_SECONDS, FIRST_COMPLETED).done
-        if one_has_ended or all_of_it - len(ahead) > len(joined):
+        has_ended = not wait(joined, patience, FIRST_EXCEPTION).not_done
+        if has_ended or has_fault:
             return
-        wanted *= 2
+        if done > done_before or not ahead:
+            patience = min(patience * 2, LONGEST_LOOK_SECONDS)
+        else:
+            wanted, patience = min(most, 2 * wanted), LOOK_SECONDS

@@ -11,7 +11,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable, Mapping
 from http.client import HTTPException
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from botocore.exceptions import (
     ClientError,
@@ -111,6 +111,32 @@ class Answer:
         self.close()
 
 
+class _Request(NamedTuple):
+    """A request as it is sent, signed."""
+
+    origin: str
+    method: str
+    target: str
+    headers: Mapping[str, str]
+    body: Body
+
+    def send_on(self, connection: Connection) -> None:
+        connection.send(self.method, self.target, self.headers, self.body)
+
+
+class Asked(NamedTuple):
+    """A request that was sent ahead, to where the bucket was thought to be, with these credentials or later ones."""
+
+    place: Place
+    used: "Credentials"
+    request: _Request
+    connection: Connection
+
+    def close(self) -> None:
+        """Wait for no answer."""
+        self.connection.close()
+
+
 class S3Client:
     """Makes requests; shared by all threads of a process.
 
@@ -149,27 +175,52 @@ class S3Client:
         query: Mapping[str, str] = NOTHING,
         headers: Mapping[str, str] = NOTHING,
         body: Body = b"",
+        asked: Asked | None = None,
     ) -> Answer:
         """Return the answer to a request, if it is a good one, to be closed; `operation` is S3's name for it.
 
-        Raises ClientError for what S3 refuses, and botocore's errors for what is wrong with the way to it, a bucket's
-        name or the credentials.
+        It may have been `asked` ahead. Raises ClientError for what S3 refuses, and botocore's errors for what is wrong
+        with the way to it, a bucket's name or the credentials.
         """
-        if not key:
-            raise ParamValidationError(report="An object's key can not be empty")
-        place = self._places.of(bucket)
-        answer = self._send(place, bucket, method, key, query, headers, body)
+        if asked:
+            place = asked.place
+            answer = self._exchange(asked.request, asked.connection)
+        else:
+            place = self._places.of(bucket)
+            answer = self._exchange(self._signed(place, bucket, method, key, query, headers, body))
         if answer.status >= 300:
             error, region = _refusal(answer, operation)
             if not region or region == place.region:
                 raise error
             self._places.move(bucket, region)
-            answer = self._send(self._places.of(bucket), bucket, method, key, query, headers, body)
+            answer = self._exchange(self._signed(self._places.of(bucket), bucket, method, key, query, headers, body))
             if answer.status >= 300:
                 raise _refusal(answer, operation)[0]
         return answer
 
-    def _send(
+    def ask_ahead(self, bucket: str, key: str, headers: Mapping[str, str], connects: bool) -> Asked | None:
+        """Send a GET for which `request` takes the answer later, on an idle connection, or a new one if it `connects`.
+
+        None where there is no such connection, and where something is wrong, which `request` will tell.
+        """
+        connection: Connection | None = None
+        try:
+            place, used = self._places.of(bucket), self.credentials()
+            connection = self._connections.take_idle(place.origin)
+            if connection is None and connects:
+                connection = self._connections.take(place.origin, fresh=True)
+            if connection is None:
+                return None
+            request = self._signed(place, bucket, "GET", key, NOTHING, headers, b"")
+            _open(connection)
+            request.send_on(connection)
+        except Exception:  # whatever it is
+            if connection:
+                connection.close()
+            return None
+        return Asked(place, used, request, connection)
+
+    def _signed(
         self,
         place: Place,
         bucket: str,
@@ -178,26 +229,31 @@ class S3Client:
         query: Mapping[str, str],
         headers: Mapping[str, str],
         body: Body,
-    ) -> Answer:
+    ) -> _Request:
+        if not key:
+            raise ParamValidationError(report="An object's key can not be empty")
         keys = self._session_keys(place, place.session_signer, bucket) if place.session_signer else self._places.keys()
         path, encoded = f"{place.base}/{encoded_key(key)}", encoded_query(query)
         unsigned = {"host": place.host, **self._always, **headers}
         signed = place.signer.signed(keys, method, path, encoded, unsigned, UNSIGNED if body else EMPTY)
         if body or method != "GET":
             signed["content-length"] = str(len(body))
-        return self._exchange(place.origin, method, f"{path}?{encoded}" if encoded else path, signed, body)
+        return _Request(place.origin, method, f"{path}?{encoded}" if encoded else path, signed, body)
 
-    def _exchange(self, origin: str, method: str, target: str, headers: Mapping[str, str], body: Body) -> Answer:
-        """Send a request and wait for the head of its answer, on a new connection if a kept one has ended."""
-        connection = self._connections.take(origin)
+    def _exchange(self, request: _Request, asked_on: Connection | None = None) -> Answer:
+        """Send a request, if that was not done, and wait for the head of its answer.
+
+        It is sent once more, on a new connection, if a kept one has ended.
+        """
+        connection = asked_on or self._connections.take(request.origin)
         while True:
             try:
-                return Answer(_ask(connection, method, target, headers, body), connection, self._connections)
+                return Answer(_answer(request, connection, bool(asked_on)), connection, self._connections)
             except BaseException as error:
                 connection.close()
                 if not (connection.was_used and isinstance(error, LOST)):
                     raise
-            connection = self._connections.take(origin, fresh=True)
+            connection, asked_on = self._connections.take(request.origin, fresh=True), None
 
     def _session_keys(self, place: Place, signer: Signer, bucket: str) -> Keys:
         """Return the keys of a session with a bucket that wants one (S3 Express), a new one if the last has ended."""
@@ -208,7 +264,7 @@ class S3Client:
                 return known
             path = place.base or "/"
             signed = signer.signed(self._places.keys(), "GET", path, "session=", {"host": place.host}, EMPTY)
-            with self._exchange(place.origin, "GET", f"{path}?session=", signed, b"") as answer:
+            with self._exchange(_Request(place.origin, "GET", f"{path}?session=", signed, b"")) as answer:
                 if answer.status >= 300:
                     raise _refusal(answer, "CreateSession")[0]
                 said = elements_of(answer.read(MAX_ERROR_BYTES))
@@ -219,11 +275,12 @@ class S3Client:
             return keys
 
 
-def _ask(connection: Connection, method: str, target: str, headers: Mapping[str, str], body: Body) -> HttpAnswer:
-    """Make a request; raises botocore's errors, and for a kept connection that has ended those of LOST."""
+def _open(connection: Connection) -> None:
+    """Connect, unless that is done; raises botocore's errors."""
+    if connection.is_open:
+        return
+    end_turn()
     url = connection.origin
-    if not connection.is_open:
-        end_turn()
     try:
         connection.open()
     except TimeoutError as error:
@@ -232,8 +289,17 @@ def _ask(connection: Connection, method: str, target: str, headers: Mapping[str,
         raise SSLError(endpoint_url=url, error=error) from error
     except (OSError, HTTPException) as error:
         raise EndpointConnectionError(endpoint_url=url) from error
+
+
+def _answer(request: _Request, connection: Connection, is_sent: bool) -> HttpAnswer:
+    """Return the answer to a request; raises botocore's errors, those of LOST for a kept connection that has ended."""
+    url = connection.origin
+    if not is_sent:
+        _open(connection)
     try:
-        return connection.ask(method, target, headers, body)
+        if not is_sent:
+            request.send_on(connection)
+        return connection.answer()
     except TimeoutError as error:
         raise ReadTimeoutError(endpoint_url=url) from error
     except LOST as error:

@@ -42,6 +42,7 @@ class Connection:
         self._http: Any = http
         self._headers = headers
         self._prefix = origin if through_proxy else ""
+        self._was_refused = False
         self.was_used = False
 
     @property
@@ -49,13 +50,12 @@ class Connection:
         return bool(self._http.sock)
 
     def open(self) -> None:
-        """Connect, unless that is done; raises OSError."""
-        if not self.is_open:
-            self._http.connect()
-            self._http.sock.settimeout(READ_SECONDS)
+        """Connect; raises OSError."""
+        self._http.connect()
+        self._http.sock.settimeout(READ_SECONDS)
 
-    def ask(self, method: str, path: str, headers: Mapping[str, str], body: Body) -> HttpAnswer:
-        """Send a request and wait for the head of its answer; raises OSError, BrokenAnswer and ConnectionLost."""
+    def send(self, method: str, path: str, headers: Mapping[str, str], body: Body) -> None:
+        """Send a request; raises OSError."""
         sock: socket.socket = self._http.sock
         lines = [f"{name}: {value}\r\n" for name, value in (*headers.items(), *self._headers.items())]
         head = f"{method} {self._prefix}{path} HTTP/1.1\r\n{''.join(lines)}\r\n"
@@ -70,10 +70,14 @@ class Connection:
         except LOST:
             if not body:
                 raise
-            answer = HttpAnswer(sock)  # it may have answered before it had the whole body, and told why
+            self._was_refused = True  # it may have answered before it had the whole body, and told why
+
+    def answer(self) -> HttpAnswer:
+        """Wait for the head of the answer to what was sent; raises OSError, BrokenAnswer and ConnectionLost."""
+        answer = HttpAnswer(self._http.sock)
+        if self._was_refused:
             answer.keep_no_connection()
-            return answer
-        return HttpAnswer(sock)
+        return answer
 
     def is_ended(self) -> bool:
         """Say whether the other side has closed it, or sent what nobody asked for, while it was idle."""
@@ -105,17 +109,21 @@ class Connections:
 
         Raises SSLError for certificates that can't be read.
         """
-        while not fresh:
+        idle = None if fresh else self.take_idle(origin)
+        if idle:
+            return idle
+        self._close_ended()
+        return self._new(origin)
+
+    def take_idle(self, origin: str) -> Connection | None:
+        """Return an idle connection that has not ended, if there is one."""
+        while True:
             with self._lock:
                 idle = self._idle.get(origin)
                 connection = idle.pop() if idle else None
-            if connection is None:
-                break
-            if not connection.is_ended():
+            if connection is None or not connection.is_ended():
                 return connection
             connection.close()
-        self._close_ended()
-        return self._new(origin)
 
     def _close_ended(self) -> None:
         """Close those that servers have closed, of buckets too that nobody asks for any more: each is a descriptor."""

@@ -12,14 +12,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from .cancellation import Cancellation
 from .part_crew import work_together
 from .retrying import Retry, retried_part
 from .s3_checksum import Checksum, Stated
-from .s3_client import Answer, S3Client
+from .s3_client import Answer, Asked, S3Client
 from .s3_faults import ObjectChanged, is_changed
 from .turn import is_small, turn_for
 
@@ -38,7 +38,10 @@ WITH_CHECKSUM: Mapping[str, str] = {"x-amz-checksum-mode": "ENABLED"}
 
 @dataclass(frozen=True)
 class Source:
-    """An object, and how to ask for it; `ranges` is cleared for good by an S3 server that knows none."""
+    """An object, and how to ask for it; `ranges` is cleared for good by an S3 server that knows none.
+
+    `asked` has the request for all of it, if that was sent ahead; the first attempt takes it.
+    """
 
     client: S3Client
     bucket: str
@@ -46,10 +49,11 @@ class Source:
     retry: Retry
     cancellation: Cancellation
     ranges: threading.Event
+    asked: list[Asked] = field(default_factory=list)
 
     def whole(self) -> Answer:
         """Ask for all of it."""
-        return self._get(WITH_CHECKSUM)
+        return self._get(WITH_CHECKSUM, self.asked.pop() if self.asked else None)
 
     def part(self, etag: str, start: int, end: int | None = None) -> Answer:
         """Ask for the bytes from `start` on, before `end`; raises ObjectChanged if it has another ETag by now."""
@@ -68,8 +72,8 @@ class Source:
             self.ranges.clear()
         raise ObjectChanged
 
-    def _get(self, headers: Mapping[str, str]) -> Answer:
-        return self.client.request("GetObject", "GET", self.bucket, self.key, headers=headers)
+    def _get(self, headers: Mapping[str, str], asked: Asked | None = None) -> Answer:
+        return self.client.request("GetObject", "GET", self.bucket, self.key, headers=headers, asked=asked)
 
 
 def _etag_of(answer: Answer) -> str | None:
@@ -83,11 +87,8 @@ _idle_buffers: list[memoryview] = []
 
 
 @contextmanager
-def _buffer(size: int) -> Iterator[memoryview]:
-    """Lend a block a buffer of so many bytes, or of a chunk."""
-    if is_small(size):
-        yield memoryview(bytearray(size))
-        return
+def _buffer() -> Iterator[memoryview]:
+    """Lend a block a buffer of a chunk."""
     try:
         view = _idle_buffers.pop()
     except IndexError:
@@ -101,7 +102,7 @@ def _buffer(size: int) -> Iterator[memoryview]:
 def get_file(source: Source, path: str, pool: Executor) -> int:
     """Get an object into a new file and return its size; one attempt, but for the parts of a large object."""
     with source.whole() as answer:
-        source.cancellation.raise_if_set()  # the answer may have taken long, and nobody waits for the file any more
+        source.cancellation.check()  # the answer may have taken long, and nobody waits for the file any more
         stated, etag, size = Stated.by(answer), _etag_of(answer), answer.size
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         try:
@@ -120,7 +121,7 @@ def _in_turns(size: int | None, copy: Callable[[memoryview], bool]) -> None:
     """Call `copy` with a buffer, in the turns that so many bytes take, for as long as it says that there is more."""
     has_more = True
     while has_more:
-        with turn_for(size), _buffer(CHUNK_BYTES if size is None else size + 1) as view:
+        with turn_for(size), _buffer() as view:
             until = time.monotonic() + TURN_SECONDS
             while has_more and time.monotonic() < until:
                 has_more = copy(view)
@@ -133,14 +134,19 @@ def _copy_whole(source: Source, answer: Answer, file: int, stated: Stated | None
     def copy(view: memoryview) -> bool:
         nonlocal offset
         chunk = view[: answer.fill(view)]
-        source.cancellation.raise_if_set()
+        source.cancellation.check()
         if checksum:
             checksum.update(chunk)
         write_at(file, chunk, offset)
         offset += len(chunk)
-        return bool(chunk)
+        return bool(chunk) and offset != answer.size
 
-    _in_turns(answer.size, copy)
+    if is_small(answer.size):
+        small = memoryview(bytearray(answer.size))
+        while copy(small):
+            pass
+    else:
+        _in_turns(answer.size, copy)
     if stated and checksum:
         stated.compare(checksum)
 
@@ -171,7 +177,7 @@ def _copy_range(source: Source, answer: Answer, file: int, part: _Part) -> None:
     def copy(view: memoryview) -> bool:
         nonlocal offset
         count = answer.fill(view[: end - offset])
-        source.cancellation.raise_if_set()
+        source.cancellation.check()
         if not count:
             raise answer.cut_off(end - part.start)
         write_at(file, view[:count], offset)
@@ -188,7 +194,7 @@ def _compare(path: str, stated: Stated, cancellation: Cancellation) -> None:
 
         def read(view: memoryview) -> bool:
             count = file.readinto(view)
-            cancellation.raise_if_set()
+            cancellation.check()
             checksum.update(view[:count])
             return bool(count)
 
@@ -238,7 +244,7 @@ class Stream(io.RawIOBase):
         return count
 
     def _read(self, view: memoryview) -> int:
-        self._source.cancellation.raise_if_set()
+        self._source.cancellation.check()
         resumes = self._etag is not None and self._size is not None and self._source.ranges.is_set()
         if not resumes:
             return self._attempt(view)
@@ -258,7 +264,7 @@ class Stream(io.RawIOBase):
 
     def read_to_end(self) -> None:
         """Read what is left, so that length and checksum are compared; raises what reading raised before."""
-        with _buffer(CHUNK_BYTES) as view:
+        with _buffer() as view:
             while self.readinto(view):
                 pass
         if self._stated and self._checksum:

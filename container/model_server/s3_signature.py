@@ -33,7 +33,7 @@ class Signer:
         self._service = service
         self._region = region
         self._token_header = token_header
-        self._derived = ("", "", b"")
+        self._derived: tuple[str, str, hmac.HMAC | None] = ("", "", None)
 
     def signed(
         self, keys: Keys, method: str, path: str, query: str, headers: Mapping[str, str], payload: str
@@ -53,20 +53,23 @@ class Signer:
         canonical = f"{method}\n{path}\n{query}\n{lines}\n{signed_names}\n{payload}"
         scope = f"{moment[:8]}/{self._region}/{self._service}/aws4_request"
         text = f"{ALGORITHM}\n{moment}\n{scope}\n{sha256(canonical.encode()).hexdigest()}"
-        signature = hmac.digest(self._key(keys.secret_key, moment[:8]), text.encode(), "sha256").hex()
+        signing = self._keyed(keys.secret_key, moment[:8]).copy()
+        signing.update(text.encode())
+        signature = signing.hexdigest()
         headers["authorization"] = (
             f"{ALGORITHM} Credential={keys.access_key}/{scope}, SignedHeaders={signed_names}, Signature={signature}"
         )
         return headers
 
-    def _key(self, secret: str, day: str) -> bytes:
-        known_secret, known_day, key = self._derived
-        if (known_secret, known_day) != (secret, day):
+    def _keyed(self, secret: str, day: str) -> hmac.HMAC:
+        known_secret, known_day, keyed = self._derived
+        if keyed is None or (known_secret, known_day) != (secret, day):
             key = f"AWS4{secret}".encode()
             for part in (day, self._region, self._service, "aws4_request"):
                 key = hmac.digest(key, part.encode(), "sha256")
-            self._derived = secret, day, key
-        return key
+            keyed = hmac.new(key, digestmod="sha256")
+            self._derived = secret, day, keyed
+        return keyed
 
 
 def encoded_key(key: str) -> str:
@@ -76,5 +79,7 @@ def encoded_key(key: str) -> str:
 
 def encoded_query(parameters: Mapping[str, str]) -> str:
     """Return a query in the order in which it is signed."""
+    if not parameters:
+        return ""
     pairs = sorted((quote(name, safe=QUERY_SAFE), quote(value, safe=QUERY_SAFE)) for name, value in parameters.items())
     return "&".join([f"{name}={value}" for name, value in pairs])

@@ -310,7 +310,7 @@ class Settings(BaseModel):
         ge=1,
         le=256,
         validation_alias=AliasChoices("MODEL_SERVER_TRANSFERS", DROP_IN_PREFIX + "ASYNC_CONCURRENCY"),
-        description="Files that a worker copies from or to S3 at the same time, at most: 16 where S3 answers at once.",
+        description="Threads of a worker that copy files from or to S3, at most: 4 where S3 answers at once.",
     )
     max_archive_mb: int = Field(
         102_400,

@@ -10,11 +10,12 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .archive import NO_ROOM, unpack
 from .archive_limits import ArchiveLimits
@@ -35,6 +36,9 @@ from .machine_limits import READ_ONLY
 from .s3_faults import ObjectForbidden, ObjectMissing
 from .storage import Storage
 from .task import Input, Task
+
+if TYPE_CHECKING:
+    from .s3_client import Asked
 
 POLL_SECONDS = 0.1
 """How often the cancellation is asked for while transfers go on, and how long they may take to end after a fault."""
@@ -97,22 +101,35 @@ def _download(task: Task, folder: Path, staging: Path, storage: Storage, cancell
     publishing = threading.Lock()
     publish = Publishing(folder).publish
     ahead = deque(enumerate(task.inputs))
+    asked: dict[int, Asked] = {}
     sizes: list[int] = []
 
-    def fetch(numbered: tuple[int, Input]) -> None:
+    def ask_ahead(numbered: tuple[int, Input], connects: bool) -> None:
         index, item = numbered
-        together.raise_if_set()
+        if one := storage.ask_ahead(item.bucket_name, item.bucket_key, connects):
+            asked[index] = one
+
+    def fetch(numbered: tuple[int, Input]) -> int:
+        index, item = numbered
+        together.check()
         whole = f"{staging}/{index}"
         with _naming(index):
-            sizes.append(storage.get_file(item.bucket_name, item.bucket_key, whole, together))
+            size = storage.get_file(item.bucket_name, item.bucket_key, whole, together, asked.pop(index, None))
             with publishing:
-                together.raise_if_set()
+                together.check()
                 if not item.decompress:
                     publish(whole, f"{folder}/{item.relative_path}")
+        sizes.append(size)
+        return size
+
+    def close() -> None:
+        for one in asked.values():
+            one.close()
+        together.close()
 
     transfers: list[Future[None]] = []
     try:
-        join_in(storage.pool, storage.transfers, ahead, fetch, transfers)
+        join_in(storage.pool, storage.transfers, ahead, fetch, transfers, ask_ahead)
         _wait(transfers, cancellation)
         return sum(sizes)
     except BaseException:
@@ -120,7 +137,7 @@ def _download(task: Task, folder: Path, staging: Path, storage: Storage, cancell
         with publishing:  # from here on none of them publishes, so none writes into the folder of the next task
             raise
     finally:
-        _close(together, transfers)
+        _close(transfers, close)
 
 
 def _wait(transfers: list[Future[None]], cancellation: Cancellation) -> None:
@@ -133,18 +150,18 @@ def _wait(transfers: list[Future[None]], cancellation: Cancellation) -> None:
             raise fault
 
 
-def _close(together: Cancellation, transfers: list[Future[None]]) -> None:
+def _close(transfers: list[Future[None]], close: Callable[[], None]) -> None:
     """Close what the transfers ask, once all have ended; do not wait for one that hangs in a read.
 
     Such a one writes on into a file of its own in the staging folder, which may be deleted under it.
     """
     if not wait(transfers, POLL_SECONDS).not_done:
-        together.close()
+        close()
         return
 
     def close_later() -> None:
         wait(transfers)
-        together.close()
+        close()
 
     threading.Thread(target=close_later, daemon=True, name="abandoned-transfers").start()
 

@@ -83,8 +83,9 @@ def _upload_all(
     """Upload entries, and return what became of each; raises the first fault, once no upload goes on."""
     outcomes: dict[Parts, int | Refused | None] = {}
 
-    def upload_one(parts: Parts) -> None:
-        outcomes[parts] = upload(task, folder, root, parts, storage)
+    def upload_one(parts: Parts) -> int:
+        outcome = outcomes[parts] = upload(task, folder, root, parts, storage)
+        return outcome if isinstance(outcome, int) else 0
 
     transfers: list[Future[None]] = []
     join_in(storage.pool, storage.transfers, deque(found), upload_one, transfers)

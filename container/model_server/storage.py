@@ -10,7 +10,7 @@ request pays for it: of the 4 ms of CPU that its client takes for a small object
 
 import io
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
 from types import MappingProxyType
@@ -26,7 +26,7 @@ from .settings import Settings
 if TYPE_CHECKING:
     from botocore.credentials import Credentials
 
-    from .s3_client import S3Client
+    from .s3_client import Asked, S3Client
     from .s3_download import Source
     from .s3_upload import Target
 
@@ -84,23 +84,37 @@ class Storage:
     def _pool(self) -> ThreadPoolExecutor:
         return started_pool(self.transfers, "transfer")
 
-    @property
+    @cached_property
     def client(self) -> "S3Client":
         with self._making:
-            return self._client
+            made: S3Client | None = self.__dict__.get("client")  # by another thread, which this one waited for
+            return made or self._made_client()
 
-    @cached_property
-    def _client(self) -> "S3Client":
+    def _made_client(self) -> "S3Client":
         with uncollected.importing():  # not at the top: it takes a fifth of a second, which /ping need not wait for
             from .s3_client import S3Client
 
             return S3Client(self._endpoint, self._region, self._expected_owner)
 
-    def get_file(self, bucket: str, key: str, path: str, cancellation: Cancellation) -> int:
-        """Get an object into a new file and return its size; raises ObjectMissing, ObjectForbidden and the rest."""
+    def ask_ahead(self, bucket: str, key: str, connects: bool) -> "Asked | None":
+        """Ask for an object that `get_file` will get, or that is closed, unless it would have to wait for that.
+
+        It may wait for a new connection to be made if it `connects`.
+        """
+        from .s3_download import WITH_CHECKSUM
+
+        return self.client.ask_ahead(bucket, key, WITH_CHECKSUM, connects)
+
+    def get_file(
+        self, bucket: str, key: str, path: str, cancellation: Cancellation, asked: "Asked | None" = None
+    ) -> int:
+        """Get an object, which may have been asked for, into a new file and return its size.
+
+        Raises ObjectMissing, ObjectForbidden and the rest.
+        """
         from .s3_download import get_file
 
-        source = self._source(bucket, key, cancellation)
+        source = self._source(bucket, key, cancellation, asked)
         size: int = source.retry(lambda: get_file(source, path, self.pool))
         return size
 
@@ -145,26 +159,35 @@ class Storage:
 
         self._retried(lambda: put_bytes(self._target(bucket, key), data, metadata))
 
-    def _source(self, bucket: str, key: str, cancellation: Cancellation) -> "Source":
+    def _source(self, bucket: str, key: str, cancellation: Cancellation, asked: "Asked | None" = None) -> "Source":
         from .s3_download import Source
 
-        retry = partial(self._retried, cancellation=cancellation)
-        return Source(self.client, bucket, key, retry, cancellation, self._ranges)
+        ahead = [asked] if asked else []
+        retry = partial(self._retried, cancellation=cancellation, asked=ahead)
+        return Source(self.client, bucket, key, retry, cancellation, self._ranges, ahead)
 
     def _target(self, bucket: str, key: str) -> "Target":
         from .s3_upload import Target
 
         return Target(self.client, bucket, key, self._encryption)
 
-    def _retried(self, attempt: Callable[[], T], cancellation: Cancellation | None = None) -> T:
-        """Try again for as long as S3 or the way to it fails, with other credentials once those in use are refused."""
+    def _retried(
+        self,
+        attempt: Callable[[], T],
+        cancellation: Cancellation | None = None,
+        asked: "Sequence[Asked]" = (),
+    ) -> T:
+        """Try again for as long as S3 or the way to it fails, with other credentials once those in use are refused.
+
+        An attempt that takes the answer to what was `asked` ahead uses those of that moment.
+        """
         client = self.client
         used: Credentials | None = None
 
         def noting() -> T:
             nonlocal used
             used = None
-            used = client.credentials()
+            used = asked[0].used if asked else client.credentials()
             return attempt()
 
         def on_fault(error: Exception) -> None:

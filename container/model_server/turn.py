@@ -18,7 +18,7 @@ import threading
 from collections import deque
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeGuard
 
 from .cpus import usable_cpus
 
@@ -87,9 +87,10 @@ class Turns:
         end_turn()
 
     def begin(self) -> None:
-        """Wait for a turn; only one at a time in each thread."""
-        self._places.acquire()
-        _mine.turns = self
+        """Wait for a turn, unless this thread has it; only one at a time in each thread."""
+        if _mine.turns is not self:
+            self._places.acquire()
+            _mine.turns = self
 
     def end(self) -> None:
         _mine.turns = None
@@ -102,7 +103,7 @@ def large_turns() -> Turns:
     return Turns(FairPlaces(max(FEWEST_LARGE, LARGE_PER_CPU * usable_cpus())))
 
 
-def is_small(size: int | None) -> bool:
+def is_small(size: int | None) -> TypeGuard[int]:
     """Say whether so many bytes are copied in the turn of their thread; None are as many as come."""
     return size is not None and size <= SMALL_BYTES
 

@@ -227,7 +227,7 @@ class Rig:
                 end.close()
         if "_pool" in vars(self.storage):
             self.storage.pool.shutdown()
-        if "_client" in vars(self.storage):
+        if "client" in vars(self.storage):
             self.storage.client.close()
 
 

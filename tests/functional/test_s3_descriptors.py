@@ -15,14 +15,18 @@ from s3_rig import MIB, large, running_storage, written
 from fake_clock import Clock
 from faulty_s3 import Answer, CutBody, FaultyS3, Reset, ShortBody, WrongBody
 from model_server import retrying, s3_download, s3_upload
+from model_server.archive_limits import ArchiveLimits
 from model_server.cancellation import Cancellation
 from model_server.errors import LongshoreError, without_frames
 from model_server.s3_faults import ObjectForbidden, ObjectMissing
+from model_server.stage_in import StagedIn, stage_in
+from model_server.task import Task
 
 if TYPE_CHECKING:
     from tests.conftest import Bucket
 
 KEY = "key"
+NO_LIMITS = ArchiveLimits(0, 0, 0)
 FAULTS = [CutBody(), Reset(), ShortBody(), WrongBody(), Answer(503, "SlowDown"), Answer(403, "AccessDenied")]
 
 
@@ -94,4 +98,23 @@ def test_what_failed_leaves_no_connection_and_no_file_open(
         storage.client.close()
         assert connections_to(s3) == 0
         assert [one for one in open_now() if str(tmp_path) in one] == []
+    cancellation.close()
+
+
+def test_what_was_asked_for_when_an_input_failed_keeps_no_connection_open(
+    bucket: Bucket, s3: FaultyS3, tmp_path: Path, no_collector: None
+) -> None:
+    names = [f"{number:03d}" for number in range(100)]
+    for name in names:
+        bucket.put(name, b"data")
+    cancellation = Cancellation()
+    items = [{"relative_path": name, "bucket_name": bucket.name, "bucket_key": name} for name in names]
+    task = Task.model_validate({"pk": "1", "inputs": items, "output_bucket_name": "b", "output_prefix": "/io/1"})
+    s3.fault("GET", names[70], Answer(404, "NoSuchKey"), times=None)
+    with running_storage(s3.endpoint, 2) as storage:
+        (tmp_path / "input").mkdir()
+        failing(lambda: stage_in(task, tmp_path / "input", storage, cancellation, NO_LIMITS, StagedIn()))
+        assert len(s3.requests) < len(names)
+        storage.client.close()
+        assert connections_to(s3) == 0
     cancellation.close()

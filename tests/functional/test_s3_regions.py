@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from http.client import HTTPConnection
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -21,6 +21,9 @@ from model_server.errors import StorageRefused, StorageUnavailable
 from model_server.file_crew import join_in
 from model_server.s3_faults import NameRefused, ObjectForbidden
 from model_server.storage import Storage
+
+if TYPE_CHECKING:
+    from model_server.s3_client import Asked
 
 DATA = b"data"
 DEADLINE_SECONDS = 10
@@ -88,6 +91,23 @@ def test_a_bucket_of_another_region_is_found_and_remembered(cancellation: Cancel
             assert storage.get_bytes("bucket", "key", cancellation) == DATA
             storage.put_bytes(b"data", "bucket", "key", {})
     assert regions_of(server) == ["us-east-1", THERE, THERE, THERE, THERE]
+
+
+def test_a_bucket_that_turned_out_to_be_elsewhere_is_moved_once_for_all_that_was_asked_of_it(
+    cancellation: Cancellation, tmp_path: Path
+) -> None:
+    def answers(exchange: Exchange) -> None:
+        if scope_of(exchange.headers)[2] == THERE:
+            exchange.reply(200, DATA)
+        else:
+            by_header(exchange)
+
+    with standing_in(answers) as server, running_storage(server.endpoint) as storage:
+        asked = [storage.ask_ahead("bucket", "key", connects=True) for _ in range(3)]
+        assert all(asked)
+        for one in asked:
+            assert storage.get_file("bucket", "key", str(tmp_path / "file"), cancellation, one) == len(DATA)
+    assert sorted(regions_of(server)) == sorted(["us-east-1"] * 3 + [THERE] * 3)
 
 
 @pytest.mark.parametrize("says", [THERE, None, "us-east-1", "not a region/.."])
@@ -221,14 +241,20 @@ def test_all_who_want_a_session_of_a_bucket_get_it(
     express, now = Express(), [1000.0]
     monkeypatch.setattr(s3_client, "time", SimpleNamespace(monotonic=lambda: now[0]))
 
-    def get(number: int) -> None:
-        storage.get_file(EXPRESS, f"key-{number}", str(tmp_path / str(number)), cancellation)
+    asked: dict[int, Asked | None] = {}
+
+    def ask_ahead(number: int, connects: bool) -> None:
+        asked[number] = storage.ask_ahead(EXPRESS, f"key-{number}", connects)
+
+    def get(number: int) -> int:
+        path = str(tmp_path / str(number))
+        return storage.get_file(EXPRESS, f"key-{number}", path, cancellation, asked.get(number))
 
     with standing_in(express) as server:
         aws(server)
         for sessions in (1, 2):
             transfers: list[Future[None]] = []
-            join_in(storage.pool, storage.transfers, deque(range(20)), get, transfers)
+            join_in(storage.pool, storage.transfers, deque(range(20)), get, transfers, ask_ahead)
             for transfer in transfers:
                 transfer.result(DEADLINE_SECONDS)
             assert express.sessions == sessions

@@ -3,9 +3,11 @@
 import select
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
+from model_server import cancellation
 from model_server.cancellation import Cancellation
 from model_server.errors import ClientLeft, Interrupted
 
@@ -24,6 +26,29 @@ def test_the_first_reason_stays() -> None:
     assert cancellation.reason is first
     with pytest.raises(ClientLeft):
         cancellation.raise_if_set()
+
+
+def test_who_asks_all_the_time_hears_of_the_parent_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(cancellation, "time", SimpleNamespace(monotonic=lambda: now))
+    parent = Cancellation()
+    child = Cancellation(parent)
+    child.check()
+    parent.cancel(ClientLeft())
+    child.check()
+    now += cancellation.CHECK_SECONDS
+    with pytest.raises(ClientLeft):
+        child.check()
+    parent.close()
+
+
+def test_who_asks_all_the_time_hears_of_its_own_reason_at_once() -> None:
+    mine = Cancellation()
+    mine.check()
+    mine.cancel(ClientLeft())
+    for _ in range(2):
+        with pytest.raises(ClientLeft):
+            mine.check()
 
 
 def test_it_is_readable_for_good_once_it_is_set() -> None:

@@ -91,7 +91,7 @@ class HangingStorage(Storage):
         super().__init__(None, 2)
         self.reached, self.released = threading.Event(), threading.Event()
 
-    def get_file(self, bucket: str, key: str, path: str, cancellation: Cancellation) -> int:
+    def get_file(self, bucket: str, key: str, path: str, cancellation: Cancellation, asked: object = None) -> int:
         self.reached.set()
         self.released.wait(DEADLINE_SECONDS)
         Path(path).parent.mkdir(exist_ok=True)  # no storage does this: all but the publishing is to succeed

@@ -257,7 +257,7 @@ def test_an_answer_that_comes_after_the_cancellation_opens_no_file_and_keeps_no_
             return closing(SimpleNamespace(close=lambda: closed.append(True)))
 
     made = Storage(None, 1)
-    made.__dict__["_client"] = LateClient()
+    made.__dict__["client"] = LateClient()
     with pytest.raises(ClientLeft):
         made.get_file("bucket", KEY, str(tmp_path / "file"), cancellation)
     cancellation.close()
@@ -268,7 +268,7 @@ def test_an_answer_that_comes_after_the_cancellation_opens_no_file_and_keeps_no_
 def test_nothing_is_made_before_it_is_used() -> None:
     made = Storage("http://127.0.0.1:1", 4)
     assert "_pool" not in vars(made)
-    assert "_client" not in vars(made)
+    assert "client" not in vars(made)
 
 
 REFUSED_CREDENTIALS = [answer(403, code) for code in ("ExpiredToken", "InvalidAccessKeyId")]

@@ -773,7 +773,7 @@ def objects() -> Objects:
 def store(objects: Objects, monkeypatch: pytest.MonkeyPatch) -> Storage:
     monkeypatch.setattr(retrying, "FIRST_PAUSE_SECONDS", 0.001)
     made = Storage(None, 1)
-    made.__dict__["_client"] = objects
+    made.__dict__["client"] = objects
     return made
 
 
