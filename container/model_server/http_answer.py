@@ -4,12 +4,17 @@ http.client does the same by way of the parser of e-mails and a buffered file, w
 small object costs; the rest of http.client, which connects, is used as it is. RFC 9112, sections 4 to 7.
 """
 
+import fcntl
 import re
 import socket
+import ssl
+import sys
+import termios
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from .turn import await_readable, end_turn, is_small
+from .turn import await_readable, end_turn, is_readable, is_small
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -19,6 +24,12 @@ FIRST_BYTES = 16 * 1024
 
 BODY_PATIENCE_MS = 1
 """How long the body of a small answer may come after its head before other threads are let go on."""
+
+PLENTY_BYTES = 256 * 1024
+"""What a thread waits for before it takes its turn to copy from a large body."""
+
+MAX_RECORD_BYTES = 17 * 1024
+"""What comes over TLS at a time, at most (RFC 8446, 5.2): less than that can be the beginning of something."""
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_LINE_BYTES = 1024
@@ -102,16 +113,25 @@ class HttpAnswer:
         return count
 
     def fill(self, buffer: "WriteableBuffer", seconds: float) -> int:
-        """Fill a buffer, and return by how much: less at the body's end, or where it would take longer than that.
+        """Fill a buffer, and return by how much: less at the body's end, or where it would take longer than that."""
+        until = time.monotonic() + seconds
+        return self._fill(memoryview(buffer).cast("B"), lambda _: time.monotonic() < until)
 
-        TLS gives 16 KiB at a time; what else is done for each of them would cost as much as its decryption.
+    def take(self, buffer: "WriteableBuffer") -> int:
+        """Do as `read_into`, but with all the records that are there if they come over TLS.
+
+        What else is done for each of them would cost as much as its decryption.
         """
-        view, until = memoryview(buffer).cast("B"), time.monotonic() + seconds
+        records = _bytes_there(self._sock) - MAX_RECORD_BYTES if isinstance(self._sock, ssl.SSLSocket) else 0
+        return self._fill(memoryview(buffer).cast("B"), lambda count: count < records)
+
+    def _fill(self, view: memoryview, goes_on: Callable[[int], bool]) -> int:
+        """Fill a buffer for as long as it goes on with what is in it."""
         count = self.read_into(view)
         if not count or self._left is None or self._in_chunks:
             return count
         view = view[: count + self._left]
-        while count < len(view) and time.monotonic() < until:
+        while count < len(view) and goes_on(count):
             if self._is_small:
                 await_readable(self._sock, BODY_PATIENCE_MS)
             more = self._sock.recv_into(view[count:])
@@ -121,6 +141,24 @@ class HttpAnswer:
             self._left -= more
         self.is_ended = not self._left
         return count
+
+    def has_plenty(self, seconds: float = 0.0) -> bool:
+        """Wait until PLENTY_BYTES of the body can be read, or all that is left, and return whether that came in time.
+
+        As much as the kernel has room for is plenty too, and so is a body of which it is not known how much is left.
+        """
+        if self._left is None or self._in_chunks or self._ahead:
+            return True
+        wanted = min(self._left, PLENTY_BYTES) - _pending(self._sock)
+        if wanted <= 0 or _bytes_there(self._sock) >= wanted:
+            return True
+        if not seconds:
+            return False
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wanted)
+        try:
+            return is_readable(self._sock, seconds)
+        finally:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
 
     def _read_head(self) -> tuple[str, int, dict[str, str]]:
         data = self._ahead
@@ -179,3 +217,14 @@ class HttpAnswer:
             self._ahead += more
         line, self._ahead = self._ahead[:end], self._ahead[end + 2 :]
         return line
+
+
+def _pending(sock: socket.socket) -> int:
+    return sock.pending() if isinstance(sock, ssl.SSLSocket) else 0
+
+
+def _bytes_there(sock: socket.socket) -> int:
+    """Return how many bytes the kernel has for whoever reads."""
+    there = bytearray(4)
+    fcntl.ioctl(sock, termios.FIONREAD, there)
+    return int.from_bytes(there, sys.byteorder)

@@ -40,6 +40,10 @@ MAX_ERROR_BYTES = 64 * 1024
 FILL_SECONDS = 0.05
 """How long a reader may have to wait until it can look whether its task goes on, if something came."""
 
+PLENTY_SECONDS = 0.1
+SOON_SECONDS = 0.001
+"""What comes within this time is not worth a change of turns."""
+
 SESSION_SECONDS = 240
 """How long the keys of a session with a bucket are used; they are good for five minutes."""
 
@@ -71,6 +75,18 @@ class Answer:
     def fill(self, buffer: "WriteableBuffer") -> int:
         """Do the same until it is full, for FILL_SECONDS at most."""
         return self._read(lambda: self._http.fill(buffer, FILL_SECONDS))
+
+    def take(self, buffer: "WriteableBuffer") -> int:
+        """Fill a buffer with what is there, and return by how much."""
+        return self._read(lambda: self._http.take(buffer))
+
+    def await_plenty(self) -> bool:
+        """Wait until there is much to take, or all that is left; return whether that came in PLENTY_SECONDS."""
+        return self._http.has_plenty(PLENTY_SECONDS)
+
+    def has_plenty(self) -> bool:
+        """Say whether there is much to take, or all that is left, at once or nearly so."""
+        return self._http.has_plenty(SOON_SECONDS)
 
     def _read(self, read: Callable[[], int]) -> int:
         try:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,7 +21,7 @@ from .retrying import Retry, retried_part
 from .s3_checksum import Checksum, Stated
 from .s3_client import Answer, Asked, S3Client
 from .s3_faults import ObjectChanged, is_changed
-from .turn import is_small, turn_for
+from .turn import is_large, is_small, large_turns
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -117,36 +117,43 @@ def get_file(source: Source, path: str, pool: Executor) -> int:
     return size
 
 
-def _in_turns(size: int | None, copy: Callable[[memoryview], bool]) -> None:
-    """Call `copy` with a buffer, in the turns that so many bytes take, for as long as it says that there is more."""
+def _in_turns(copy: Callable[[memoryview], bool], answer: Answer | None = None) -> None:
+    """Call `copy` with a buffer, in turns, for as long as it says that there is more.
+
+    What is copied from an answer is waited for between the turns. One that comes slowly costs little, and has none: who
+    reads it may have to wait for the rest of a record.
+    """
     has_more = True
     while has_more:
-        with turn_for(size), _buffer() as view:
+        has_turn = answer is None or answer.await_plenty()
+        with large_turns() if has_turn else nullcontext(), _buffer() as view:
             until = time.monotonic() + TURN_SECONDS
-            while has_more and time.monotonic() < until:
+            has_more = copy(view)
+            while has_more and time.monotonic() < until and (answer is None or answer.has_plenty()):
                 has_more = copy(view)
 
 
 def _copy_whole(source: Source, answer: Answer, file: int, stated: Stated | None) -> None:
     checksum = stated.start() if stated else None
-    offset = 0
+    size, offset = answer.size, 0
+    read = answer.take if is_large(size) else answer.fill
 
     def copy(view: memoryview) -> bool:
         nonlocal offset
-        chunk = view[: answer.fill(view)]
+        chunk = view[: read(view)]
         source.cancellation.check()
         if checksum:
             checksum.update(chunk)
         write_at(file, chunk, offset)
         offset += len(chunk)
-        return bool(chunk) and offset != answer.size
+        return bool(chunk) and offset != size
 
-    if is_small(answer.size):
-        small = memoryview(bytearray(answer.size))
-        while copy(small):
-            pass
+    if is_large(size):
+        _in_turns(copy, answer)
     else:
-        _in_turns(answer.size, copy)
+        with nullcontext(memoryview(bytearray(size))) if is_small(size) else _buffer() as buffer:
+            while copy(buffer):
+                pass
     if stated and checksum:
         stated.compare(checksum)
 
@@ -176,7 +183,7 @@ def _copy_range(source: Source, answer: Answer, file: int, part: _Part) -> None:
 
     def copy(view: memoryview) -> bool:
         nonlocal offset
-        count = answer.fill(view[: end - offset])
+        count = answer.take(view[: end - offset])
         source.cancellation.check()
         if not count:
             raise answer.cut_off(end - part.start)
@@ -184,7 +191,7 @@ def _copy_range(source: Source, answer: Answer, file: int, part: _Part) -> None:
         offset += count
         return offset < end
 
-    _in_turns(None, copy)
+    _in_turns(copy, answer)
 
 
 def _compare(path: str, stated: Stated, cancellation: Cancellation) -> None:
@@ -198,7 +205,7 @@ def _compare(path: str, stated: Stated, cancellation: Cancellation) -> None:
             checksum.update(view[:count])
             return bool(count)
 
-        _in_turns(None, read)
+        _in_turns(read)
     stated.compare(checksum)
 
 

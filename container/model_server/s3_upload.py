@@ -5,7 +5,6 @@ from memory to the socket within the kernel; a checksum that follows the body wo
 server of this protocol knows.
 """
 
-import io
 import os
 import socket
 import ssl
@@ -13,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 from xml.sax.saxutils import escape
 
 from .part_crew import work_together
@@ -21,10 +20,7 @@ from .retrying import Retry, retried_part
 from .s3_checksum import HEADER, Crc32, encoded
 from .s3_client import S3Client, elements_of, refusal
 from .s3_faults import UploadBroken, is_upload_gone
-from .turn import end_turn, is_small, turn_for
-
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
+from .turn import await_writable, end_turn, is_small, turn_for
 
 WHOLE_BYTES = 64 * 1024 * 1024
 """Up to this size an object is put in one request, above in parts."""
@@ -36,7 +32,10 @@ SMALL_BYTES = 256 * 1024
 
 CHUNK_BYTES = 1024 * 1024
 SENT_AT_ONCE_BYTES = 4 * CHUNK_BYTES
-"""What the kernel sends in a turn."""
+"""What the kernel sends in a turn, at most: it takes as much as there is room for on the way."""
+
+READ_AT_ONCE_BYTES = 256 * 1024
+"""What is read and sent in a turn, over TLS: where there is room, there is room for about as much."""
 
 
 @dataclass(frozen=True)
@@ -100,18 +99,32 @@ class FilePart:
         return self._checksum
 
     def send_to(self, sock: socket.socket) -> None:
-        if isinstance(sock, ssl.SSLSocket):
-            for chunk in self._chunks():
-                with turn_for(self._size):
-                    sock.sendall(chunk)
-            return
-        file, end = _AtOwnPosition(self._file), self._start + self._size
-        for start in range(self._start, end, SENT_AT_ONCE_BYTES):
-            size = min(SENT_AT_ONCE_BYTES, end - start)
+        send = self._send_read if isinstance(sock, ssl.SSLSocket) else self._send
+        position, end = self._start, self._start + self._size
+        while position < end:
+            await_writable(sock)
             with turn_for(self._size):
-                sent = sock.sendfile(file, start, size)
-            if sent != size:
-                raise UploadBroken
+                position += send(sock, position, min(SENT_AT_ONCE_BYTES, end - position))
+
+    def _send(self, sock: socket.socket, position: int, most: int) -> int:
+        """Have the kernel send some of the file, as far as there is room, and return how much."""
+        try:
+            sent = os.sendfile(sock.fileno(), self._file, position, most)
+        except BlockingIOError:
+            return 0
+        except OSError:  # it can't with every kind of file; what is wrong with the connection shows again
+            return self._send_read(sock, position, most)
+        if not sent:
+            raise UploadBroken
+        return sent
+
+    def _send_read(self, sock: socket.socket, position: int, most: int) -> int:
+        """Read some of the file, send it, and return how much."""
+        data = os.pread(self._file, min(READ_AT_ONCE_BYTES, most), position)
+        if not data:
+            raise UploadBroken
+        sock.sendall(data)
+        return len(data)
 
     def _chunks(self) -> Iterator[memoryview]:
         view = memoryview(bytearray(min(CHUNK_BYTES, self._size)))
@@ -122,29 +135,6 @@ class FilePart:
                 raise UploadBroken
             yield view[:count]
             offset += count
-
-
-class _AtOwnPosition(io.RawIOBase):
-    """An open file for `sendfile`, which seeks and reads where the kernel can't send: others read the same file."""
-
-    def __init__(self, file: int) -> None:
-        self._file = file
-        self._position = 0
-
-    def fileno(self) -> int:
-        return self._file
-
-    def readable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._position = offset
-        return offset
-
-    def readinto(self, buffer: "WriteableBuffer") -> int:
-        count = os.preadv(self._file, [buffer], self._position)
-        self._position += count
-        return count
 
 
 def put_file(target: Target, file: BinaryIO, pool: Executor, retry: Retry) -> int:

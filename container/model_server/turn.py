@@ -4,9 +4,9 @@
 another. On free CPUs that costs as much as all the rest: 2,000 files of 4 KiB take three quarters of the time, and two
 thirds of the CPU, where one thread has it until it has to wait.
 
-**Large ones**: two for each CPU. More copy no faster, but whoever answers /ping waits for a CPU and for Python's lock
-behind all of them, a dozen times for one answer: up to seconds, with 32 of them. A turn is a chunk or some. On a slow
-network more connections than that carry something: what comes for those that wait is in their sockets' buffers.
+**Large ones**: one for each CPU. More copy no faster, but whoever answers /ping waits for a CPU and for Python's lock
+behind all of them, a dozen times for one answer: up to seconds, with 32 of them. A turn is a chunk or some, and begins
+when there is much to read or room to send: nobody waits for the network in it, so all connections carry what they can.
 
 Whoever may be at something for longer lets the next one go on.
 """
@@ -28,9 +28,8 @@ SMALL_BYTES = 16 * 1024
 LARGE_BYTES = 1024 * 1024
 """What lies between has no turn: it is soon done, and to change turns would take a tenth more time."""
 
-LARGE_PER_CPU = 2
-FEWEST_LARGE = 4
-"""How many have a turn where there is one CPU: one connection does not carry what a network gives."""
+FEWEST_LARGE = 2
+"""How many have a turn where there is one CPU: the disk may keep one of them waiting."""
 
 
 class _Places(Protocol):
@@ -100,7 +99,7 @@ class Turns:
 @cache
 def large_turns() -> Turns:
     """Return what all threads of this process share that copy what is large."""
-    return Turns(FairPlaces(max(FEWEST_LARGE, LARGE_PER_CPU * usable_cpus())))
+    return Turns(FairPlaces(max(FEWEST_LARGE, usable_cpus())))
 
 
 def is_small(size: int | None) -> TypeGuard[int]:
@@ -108,15 +107,36 @@ def is_small(size: int | None) -> TypeGuard[int]:
     return size is not None and size <= SMALL_BYTES
 
 
-def turn_for(size: int | None) -> AbstractContextManager[object]:
-    """Return the turn in which to copy so many bytes, or a chunk of them; None are as many as come."""
-    return large_turns() if size is None or size > LARGE_BYTES else nullcontext()
+def is_large(size: int | None) -> bool:
+    """Say whether so many bytes are copied in turns with other large ones; None are as many as come."""
+    return size is None or size > LARGE_BYTES
+
+
+def turn_for(size: int) -> AbstractContextManager[object]:
+    """Return the turn in which to copy some of so many bytes."""
+    return large_turns() if is_large(size) else nullcontext()
 
 
 def end_turn() -> None:
     """Let another thread go on, if this one has a turn: it may take its time from here."""
     if turns := _mine.turns:
         turns.end()
+
+
+def await_writable(sock: socket.socket) -> None:
+    """Wait until there is room for what is sent; raises TimeoutError after the time that the socket allows."""
+    poll = select.poll()
+    poll.register(sock, select.POLLOUT)
+    seconds = sock.gettimeout()
+    if not poll.poll(None if seconds is None else seconds * 1000):
+        raise TimeoutError("timed out")
+
+
+def is_readable(sock: socket.socket, seconds: float) -> bool:
+    """Wait until there is something to read, or as much as the socket is told to call that, for so long at most."""
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
 
 
 def await_readable(sock: socket.socket, patience_ms: int = 0) -> None:

@@ -7,6 +7,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,12 +17,13 @@ from rig import wait_until
 from s3_rig import MIB, running_storage
 from s3_stand_in import Answering, Authority, Exchange, StandIn, authority, forward, standing_in
 
+from model_server import s3_download, turn
 from model_server.cancellation import Cancellation
 from model_server.errors import ClientLeft, StorageUnavailable
 from model_server.s3_connection import Connections
 from model_server.s3_faults import NameRefused, ObjectForbidden
 from model_server.storage import Storage
-from model_server.turn import Turns, await_readable
+from model_server.turn import FairPlaces, Turns, await_readable
 
 if TYPE_CHECKING:
     from model_server.s3_client import Asked
@@ -493,3 +495,89 @@ def test_what_tls_has_read_already_is_not_waited_for(known: Authority) -> None:
         assert ours.recv(20) == b"and body"
         ours.sendall(b".")
         thread.join(DEADLINE_SECONDS)
+
+
+@pytest.fixture
+def one_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let one thread at a time copy what is large."""
+    turns = Turns(FairPlaces(1))
+    monkeypatch.setattr(turn, "large_turns", lambda: turns)
+    monkeypatch.setattr(s3_download, "large_turns", lambda: turns)
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
+@pytest.mark.parametrize("first", [1, 100_000, 500_000])
+def test_a_large_body_that_stops_coming_keeps_no_other_waiting(
+    cancellation: Cancellation,
+    known: Authority,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    one_place: None,
+    tls: bool,
+    first: int,
+) -> None:
+    large = bytes(3 * MIB)
+    other_has_come, stopped = threading.Event(), threading.Event()
+
+    def answers(exchange: Exchange) -> None:
+        if exchange.path.endswith("stops"):
+            exchange.reply(200, large[:first], Content_Length=str(len(large)), ETag='"1"')
+            stopped.set()
+            assert other_has_come.wait(DEADLINE_SECONDS)
+            exchange.write(large[first:])
+        else:
+            assert stopped.wait(DEADLINE_SECONDS)
+            exchange.reply(200, large, ETag='"1"')
+
+    def get(key: str) -> int:
+        return storage.get_file("bucket", key, str(tmp_path / key), cancellation)
+
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(known.file))
+    with (
+        standing_in(answers, known.server if tls else None) as server,
+        running_storage(server.endpoint) as storage,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        slow = pool.submit(get, "stops")
+        assert get("other") == len(large)
+        assert not slow.done()
+        other_has_come.set()
+        assert slow.result(DEADLINE_SECONDS) == len(large)
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
+def test_a_large_body_that_is_not_read_keeps_no_other_waiting(
+    known: Authority, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, one_place: None, tls: bool
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(48 * MIB))
+    other_has_come, stopped = threading.Event(), threading.Event()
+
+    def answers(exchange: Exchange) -> None:
+        if exchange.path.endswith("stops"):
+            exchange.rfile.read(5 * MIB)
+            stopped.set()
+            assert other_has_come.wait(DEADLINE_SECONDS)
+            exchange.rfile.read(43 * MIB)
+        else:
+            assert stopped.wait(DEADLINE_SECONDS)
+            exchange.body()
+        exchange.reply(200, ETag='"1"')
+
+    def put(key: str) -> int:
+        with path.open("rb") as file:
+            return storage.put_file(file, "bucket", key)
+
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(known.file))
+    with (
+        standing_in(answers, known.server if tls else None) as server,
+        running_storage(server.endpoint) as storage,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        slow = pool.submit(put, "stops")
+        assert put("other") == 48 * MIB
+        assert not slow.done()
+        other_has_come.set()
+        assert slow.result(DEADLINE_SECONDS) == 48 * MIB
+    assert len(server.requests) == 2

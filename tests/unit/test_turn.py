@@ -6,8 +6,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from model_server.http_answer import HttpAnswer
-from model_server.turn import LARGE_BYTES, FairPlaces, Turns, await_readable, end_turn, large_turns, turn_for
+from model_server.http_answer import PLENTY_BYTES, HttpAnswer
+from model_server.turn import (
+    LARGE_BYTES,
+    FairPlaces,
+    Turns,
+    await_readable,
+    await_writable,
+    end_turn,
+    large_turns,
+    turn_for,
+)
 
 from .waiting import DEADLINE_SECONDS, wait_until
 
@@ -137,10 +146,83 @@ def test_who_waits_longest_for_a_place_gets_it() -> None:
     places.acquire()  # it is free
 
 
-@pytest.mark.parametrize("size", [LARGE_BYTES + 1, None])
-def test_what_is_large_has_a_turn_of_its_own(size: int | None) -> None:
-    with turn_for(size) as turn:
+def test_what_is_large_has_a_turn_of_its_own() -> None:
+    with turn_for(LARGE_BYTES + 1) as turn:
         assert turn is large_turns()
+
+
+@pytest.fixture
+def large_body(request: pytest.FixtureRequest) -> Iterator[tuple[HttpAnswer, socket.socket]]:
+    """The answer of whose body nothing is there yet, and the end that sends it: ten times what is plenty."""
+    size = getattr(request, "param", 10 * PLENTY_BYTES)
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as ours:
+        ours.settimeout(DEADLINE_SECONDS)
+        theirs, _ = server.accept()
+        with theirs:
+            theirs.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+            yield HttpAnswer(ours), theirs
+
+
+def test_there_is_plenty_of_a_large_body_where_there_is_much(large_body: tuple[HttpAnswer, socket.socket]) -> None:
+    answer, theirs = large_body
+    assert not answer.has_plenty()
+    theirs.sendall(bytes(30_000))
+    assert not answer.has_plenty(0.01)
+    theirs.sendall(bytes(PLENTY_BYTES - 30_000))
+    assert answer.has_plenty(DEADLINE_SECONDS)
+    wait_until(answer.has_plenty)  # the kernel may say so a little before, where it has no more room
+
+
+@pytest.mark.parametrize("large_body", [30_000], indirect=True)
+def test_there_is_plenty_where_all_that_is_left_is_there(large_body: tuple[HttpAnswer, socket.socket]) -> None:
+    answer, theirs = large_body
+    theirs.sendall(bytes(29_999))
+    assert not answer.has_plenty(0.01)
+    theirs.sendall(bytes(1))
+    assert answer.has_plenty(DEADLINE_SECONDS)
+    taken, buffer = 0, bytearray(9_000)
+    while count := answer.take(buffer):
+        taken += count
+        assert answer.has_plenty()
+    assert taken == 30_000
+
+
+def test_little_of_a_body_can_be_taken_after_more_was_waited_for(
+    large_body: tuple[HttpAnswer, socket.socket],
+) -> None:
+    answer, theirs = large_body
+    theirs.sendall(b"little")
+    assert not answer.has_plenty(0.01)
+    assert answer.take(bytearray(100)) == len("little")
+
+
+def test_who_waits_for_plenty_sees_at_once_that_there_is_no_more(
+    large_body: tuple[HttpAnswer, socket.socket],
+) -> None:
+    answer, theirs = large_body
+    theirs.close()
+    assert answer.has_plenty(DEADLINE_SECONDS)
+    assert answer.take(bytearray(100)) == 0
+
+
+def test_a_body_of_unknown_length_is_waited_for_by_whoever_takes_it(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = pair
+    theirs.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+    assert HttpAnswer(ours).has_plenty()
+
+
+def test_who_waits_for_room_does_so_for_as_long_as_the_socket_allows(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    ours, theirs = pair
+    await_writable(ours)
+    ours.settimeout(0.01)
+    with pytest.raises(TimeoutError):
+        ours.sendall(bytes(10_000_000))
+    with pytest.raises(TimeoutError):
+        await_writable(ours)
+    theirs.recv(10_000_000)
+    await_writable(ours)
 
 
 @pytest.mark.parametrize("size", [1, LARGE_BYTES])
