@@ -9,7 +9,7 @@ for one answer instead of all, lets others go on less often, and a long way is g
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import FIRST_EXCEPTION, Executor, Future, wait
 from typing import TypeVar
 
@@ -19,7 +19,7 @@ FIRST_THREADS = 4
 LOOK_SECONDS = 0.005
 """How long those that work have for their files before as many again join them."""
 
-LONGEST_LOOK_SECONDS = 0.2
+LONGEST_LOOK_SECONDS = 0.1
 MOST_AT_A_TIME = 8
 BYTES_AT_A_TIME = 4 * 1024 * 1024
 """How much a thread asks for at a time, if its next files are no larger than the last ones."""
@@ -36,13 +36,15 @@ def join_in(
     ahead: deque[File],
     work: Callable[[File], int],
     joined: list[Future[None]],
-    ask_ahead: Callable[[File, bool], None] | None = None,
+    ask_ahead: Callable[[File, bool], bool] | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> None:
     """Have threads do the files ahead, at most so many, and append the future of each thread to `joined`.
 
-    `work` returns the bytes of a file. `ask_ahead` begins what any thread's `work` goes on with later, and makes a
-    connection for that if it is told to. Whoever called waits for the futures. After a fault, which is that of its
-    thread, no other file is begun.
+    `work` returns the bytes of a file. `ask_ahead` begins what any thread's `work` goes on with later, if that was not
+    done, makes a connection for it if it is told to, and returns whether it could. Whoever called waits for the
+    futures, from when no other thread is to join; until then `check` is called now and then, and may raise. After a
+    fault, which is that of its thread, no other file is begun.
     """
     turns = Turns()
     most = min(most, len(ahead))
@@ -50,31 +52,36 @@ def join_in(
     done, has_fault = 0, False
 
     def work_on() -> None:
-        at_a_time = 1
-        while ahead and not has_fault:
-            with turns:
-                files = deque(ahead.popleft() for _ in range(min(at_a_time, len(ahead))))
-                if len(files) > 1 and ask_ahead:
-                    has_plenty = len(ahead) > PLENTY * at_a_time * wanted
-                    for file in files:
-                        ask_ahead(file, has_plenty)
-                largest = work_on_these(files)
-            if ask_ahead:
-                at_a_time = min(at_a_time * 2, MOST_AT_A_TIME, BYTES_AT_A_TIME // max(largest, 1)) or 1
+        nonlocal has_fault
+        try:
+            at_a_time = 1
+            while ahead and not has_fault:
+                with turns:
+                    share = max(1, len(ahead) // wanted)
+                    files = deque(ahead.popleft() for _ in range(min(at_a_time, share, len(ahead))))
+                    ask_for(files)
+                    largest = work_on_these(files)
+                if ask_ahead:
+                    at_a_time = min(at_a_time * 2, MOST_AT_A_TIME, BYTES_AT_A_TIME // max(largest, 1)) or 1
+        except BaseException:
+            has_fault = True
+            raise
+
+    def ask_for(files: Collection[File]) -> None:
+        if len(files) > 1 and ask_ahead:
+            has_plenty = len(ahead) > PLENTY * len(files) * wanted
+            for file in files:
+                if has_fault or not ask_ahead(file, has_plenty):
+                    return
 
     def work_on_these(files: deque[File]) -> int:
         """Return the bytes of the largest; those behind one that is too large are left to whoever is free."""
-        nonlocal done, has_fault
+        nonlocal done
         largest = 0
         while files and not has_fault:
             turns.begin()
-            try:
-                size = work(files.popleft())
-            except BaseException:
-                has_fault = True
-                raise
+            largest = max(largest, work(files.popleft()))
             done += 1
-            largest = max(largest, size)
             if largest > BYTES_AT_A_TIME:
                 ahead.extendleft(reversed(files))
                 break
@@ -90,6 +97,7 @@ def join_in(
         has_ended = not wait(joined, patience, FIRST_EXCEPTION).not_done
         if has_ended or has_fault:
             return
+        check()
         if done > done_before or not ahead:
             patience = min(patience * 2, LONGEST_LOOK_SECONDS)
         else:

@@ -11,7 +11,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable, Mapping
 from http.client import HTTPException
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 from botocore.exceptions import (
     ClientError,
@@ -51,6 +51,9 @@ REDIRECTS = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocati
 """What is answered for a bucket that is in another region than where it was asked for, besides redirects."""
 
 
+T = TypeVar("T")
+
+
 class Answer:
     """What S3 answered to a request; closing it keeps its connection if it was read to its end, and ends it if not."""
 
@@ -82,23 +85,27 @@ class Answer:
 
     def await_plenty(self) -> bool:
         """Wait until there is much to take, or all that is left; return whether that came in PLENTY_SECONDS."""
-        return self._http.has_plenty(PLENTY_SECONDS)
+        return self._told(lambda: self._http.has_plenty(PLENTY_SECONDS))
 
     def has_plenty(self) -> bool:
         """Say whether there is much to take, or all that is left, at once or nearly so."""
-        return self._http.has_plenty(SOON_SECONDS)
+        return self._told(lambda: self._http.has_plenty(SOON_SECONDS))
 
     def _read(self, read: Callable[[], int]) -> int:
-        try:
-            count = read()
-        except TimeoutError as error:
-            raise ReadTimeoutError(endpoint_url=self._connection.origin) from error
-        except (OSError, BrokenAnswer) as error:
-            raise ResponseStreamingError(error=error) from error
+        count = self._told(read)
         self.received += count
         if not count and self.size is not None and self.received != self.size:
             raise self.cut_off(self.size)
         return count
+
+    def _told(self, ask: Callable[[], T]) -> T:
+        """Raise what fails as botocore's errors."""
+        try:
+            return ask()
+        except TimeoutError as error:
+            raise ReadTimeoutError(endpoint_url=self._connection.origin) from error
+        except (OSError, BrokenAnswer) as error:
+            raise ResponseStreamingError(error=error) from error
 
     def cut_off(self, expected: int) -> IncompleteReadError:
         """Return the error of a body that ends before so many bytes."""

@@ -30,6 +30,7 @@ PART_BYTES = 32 * 1024 * 1024
 """What one request fetches of a larger object."""
 
 CHUNK_BYTES = 1024 * 1024
+SLOW_BYTES = 64 * 1024
 TURN_SECONDS = 0.02
 """How long a thread copies in one turn, if it has more than a chunk: each change costs a wake-up."""
 
@@ -125,8 +126,9 @@ def _in_turns(copy: Callable[[memoryview], bool], answer: Answer | None = None) 
     """
     has_more = True
     while has_more:
-        has_turn = answer is None or answer.await_plenty()
-        with large_turns() if has_turn else nullcontext(), _buffer() as view:
+        is_slow = answer is not None and not answer.await_plenty()
+        turn = nullcontext() if is_slow else large_turns()
+        with turn, nullcontext(memoryview(bytearray(SLOW_BYTES))) if is_slow else _buffer() as view:
             until = time.monotonic() + TURN_SECONDS
             has_more = copy(view)
             while has_more and time.monotonic() < until and (answer is None or answer.has_plenty()):

@@ -20,7 +20,7 @@ from .retrying import Retry, retried_part
 from .s3_checksum import HEADER, Crc32, encoded
 from .s3_client import S3Client, elements_of, refusal
 from .s3_faults import UploadBroken, is_upload_gone
-from .turn import await_writable, end_turn, is_small, turn_for
+from .turn import await_writable, end_turn, is_small, is_writable, turn_for
 
 WHOLE_BYTES = 64 * 1024 * 1024
 """Up to this size an object is put in one request, above in parts."""
@@ -34,8 +34,8 @@ CHUNK_BYTES = 1024 * 1024
 SENT_AT_ONCE_BYTES = 4 * CHUNK_BYTES
 """What the kernel sends in a turn, at most: it takes as much as there is room for on the way."""
 
-READ_AT_ONCE_BYTES = 256 * 1024
-"""What is read and sent in a turn, over TLS: where there is room, there is room for about as much."""
+READ_AT_ONCE_BYTES = 64 * 1024
+"""What is read and sent over TLS: where there is room, there is room for about as much."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,9 @@ class FilePart:
         while position < end:
             await_writable(sock)
             with turn_for(self._size):
-                position += send(sock, position, min(SENT_AT_ONCE_BYTES, end - position))
+                until = min(position + SENT_AT_ONCE_BYTES, end)
+                while position < until and is_writable(sock):
+                    position += send(sock, position, until - position)
 
     def _send(self, sock: socket.socket, position: int, most: int) -> int:
         """Have the kernel send some of the file, as far as there is room, and return how much."""

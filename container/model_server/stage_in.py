@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.1
 """How often the cancellation is asked for while transfers go on, and how long they may take to end after a fault."""
 
+MOST_ASKED = 256
+"""How many inputs are asked for at a time, if connections have to be made for that: each is a descriptor."""
+
 
 @dataclass
 class StagedIn:
@@ -104,10 +107,14 @@ def _download(task: Task, folder: Path, staging: Path, storage: Storage, cancell
     asked: dict[int, Asked] = {}
     sizes: list[int] = []
 
-    def ask_ahead(numbered: tuple[int, Input], connects: bool) -> None:
+    def ask_ahead(numbered: tuple[int, Input], connects: bool) -> bool:
         index, item = numbered
-        if one := storage.ask_ahead(item.bucket_name, item.bucket_key, connects):
-            asked[index] = one
+        together.check()
+        if index not in asked:
+            connects = connects and len(asked) < MOST_ASKED
+            if one := storage.ask_ahead(item.bucket_name, item.bucket_key, connects):
+                asked[index] = one
+        return index in asked
 
     def fetch(numbered: tuple[int, Input]) -> int:
         index, item = numbered
@@ -129,7 +136,7 @@ def _download(task: Task, folder: Path, staging: Path, storage: Storage, cancell
 
     transfers: list[Future[None]] = []
     try:
-        join_in(storage.pool, storage.transfers, ahead, fetch, transfers, ask_ahead)
+        join_in(storage.pool, storage.transfers, ahead, fetch, transfers, ask_ahead, cancellation.raise_if_set)
         _wait(transfers, cancellation)
         return sum(sizes)
     except BaseException:

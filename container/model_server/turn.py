@@ -125,11 +125,15 @@ def end_turn() -> None:
 
 def await_writable(sock: socket.socket) -> None:
     """Wait until there is room for what is sent; raises TimeoutError after the time that the socket allows."""
+    if not is_writable(sock, sock.gettimeout()):
+        raise TimeoutError("timed out")
+
+
+def is_writable(sock: socket.socket, seconds: float | None = 0.0) -> bool:
+    """Wait until there is room for what is sent, for so long at most, or for ever."""
     poll = select.poll()
     poll.register(sock, select.POLLOUT)
-    seconds = sock.gettimeout()
-    if not poll.poll(None if seconds is None else seconds * 1000):
-        raise TimeoutError("timed out")
+    return bool(poll.poll(None if seconds is None else seconds * 1000))
 
 
 def is_readable(sock: socket.socket, seconds: float) -> bool:

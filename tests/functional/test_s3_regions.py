@@ -243,8 +243,9 @@ def test_all_who_want_a_session_of_a_bucket_get_it(
 
     asked: dict[int, Asked | None] = {}
 
-    def ask_ahead(number: int, connects: bool) -> None:
+    def ask_ahead(number: int, connects: bool) -> bool:
         asked[number] = storage.ask_ahead(EXPRESS, f"key-{number}", connects)
+        return asked[number] is not None
 
     def get(number: int) -> int:
         path = str(tmp_path / str(number))

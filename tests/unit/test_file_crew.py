@@ -57,8 +57,12 @@ def by_one_thread(sizes: list[int]) -> list[tuple[str, int, bool]]:
         steps.append(("do", file, False))
         return sizes[file]
 
+    def ask_ahead(file: int, connects: bool) -> bool:
+        steps.append(("ask", file, connects))
+        return True
+
     with ThreadPoolExecutor(1) as pool:
-        join_in(pool, 1, deque(range(len(sizes))), work, futures, lambda *asked: steps.append(("ask", *asked)))
+        join_in(pool, 1, deque(range(len(sizes))), work, futures, ask_ahead)
     for future in futures:
         future.result()
     return steps
@@ -212,7 +216,62 @@ def test_whatever_their_sizes_every_file_is_done_once(sizes: list[int], most: in
         return sizes[file]
 
     with ThreadPoolExecutor(most) as pool:
-        join_in(pool, most, deque(range(len(sizes))), work, futures, lambda *_: None)
+        join_in(pool, most, deque(range(len(sizes))), work, futures, lambda *_: True)
     for future in futures:
         future.result()
     assert Counter(done) == Counter(range(len(sizes)))
+
+
+def test_nobody_asks_for_more_than_its_share(pool: ThreadPoolExecutor, patient: None) -> None:
+    """Small files, and a few large ones at the end, which all threads are to work on."""
+    large = range(40, 40 + FIRST_THREADS)
+    all_have_one = threading.Barrier(FIRST_THREADS)
+    futures: list[Future[None]] = []
+
+    def work(file: int) -> int:
+        if file in large:
+            end_turn()
+            all_have_one.wait(DEADLINE_SECONDS)
+        return 1
+
+    join_in(pool, FIRST_THREADS, deque(range(large.stop)), work, futures, lambda *_: True)
+    assert not wait(futures, DEADLINE_SECONDS).not_done
+    for future in futures:
+        future.result()
+
+
+def test_where_nothing_can_be_asked_for_no_more_is_asked() -> None:
+    asked: list[int] = []
+    futures: list[Future[None]] = []
+    with ThreadPoolExecutor(1) as pool:
+        join_in(pool, 1, deque(range(7)), lambda _: 1, futures, lambda file, _: bool(asked.append(file)))
+    assert asked == [1, 3]
+
+
+def test_a_fault_of_asking_is_one_of_its_thread(pool: ThreadPoolExecutor) -> None:
+    futures: list[Future[None]] = []
+
+    def refuse(file: int, connects: bool) -> bool:
+        raise ValueError
+
+    join_in(pool, 1, deque(range(7)), lambda _: 1, futures, refuse)
+    assert isinstance(futures[0].exception(DEADLINE_SECONDS), ValueError)
+
+
+def test_whoever_waits_for_files_that_hang_can_be_called_away(pool: ThreadPoolExecutor) -> None:
+    files, called_away = FIRST_THREADS + 1, threading.Event()
+    futures: list[Future[None]] = []
+
+    def work(file: int) -> int:
+        end_turn()
+        if file == files - 1:
+            assert called_away.wait(DEADLINE_SECONDS)
+        return 0
+
+    def check() -> None:
+        if [future.done() for future in futures].count(False) == 1:
+            raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        join_in(pool, MOST, deque(range(files)), work, futures, check=check)
+    called_away.set()

@@ -19,6 +19,7 @@ from model_server.errors import (
     InputPathUnusable,
     LongshoreError,
 )
+from model_server.file_crew import FIRST_THREADS
 from model_server.s3_faults import ObjectForbidden, ObjectMissing
 from model_server.stage_in import Publishing, StagedIn, _naming, stage_in
 from model_server.storage import Storage
@@ -85,23 +86,31 @@ NO_LIMITS = ArchiveLimits(0, 0, 0)
 
 
 class HangingStorage(Storage):
-    """Gets nothing before it is told to, as an S3 that hangs in the middle of a body."""
+    """Gets one object not before it is told to, as an S3 that hangs in the middle of a body."""
 
     def __init__(self) -> None:
-        super().__init__(None, 2)
+        super().__init__(None, 8)
         self.reached, self.released = threading.Event(), threading.Event()
 
+    def ask_ahead(self, bucket: str, key: str, connects: bool) -> None:
+        """Ask for nothing."""
+
     def get_file(self, bucket: str, key: str, path: str, cancellation: Cancellation, asked: object = None) -> int:
-        self.reached.set()
-        self.released.wait(DEADLINE_SECONDS)
+        if key == "late":
+            self.reached.set()
+            assert self.released.wait(DEADLINE_SECONDS)
         Path(path).parent.mkdir(exist_ok=True)  # no storage does this: all but the publishing is to succeed
         Path(path).write_text("late")
         return 4
 
 
-def test_a_cancelled_task_does_not_wait_for_a_download_that_hangs_which_then_publishes_nothing(tmp_path: Path) -> None:
-    item = {"relative_path": "late", "bucket_name": "bucket", "bucket_key": "key"}
-    task = Task.model_validate({"pk": "1", "inputs": [item], "output_bucket_name": "bucket", "output_prefix": "/io/1"})
+@pytest.mark.parametrize("others", [0, FIRST_THREADS])
+def test_a_cancelled_task_does_not_wait_for_a_download_that_hangs_which_then_publishes_nothing(
+    tmp_path: Path, others: int
+) -> None:
+    names = [*map(str, range(others)), "late"]
+    items = [{"relative_path": name, "bucket_name": "bucket", "bucket_key": name} for name in names]
+    task = Task.model_validate({"pk": "1", "inputs": items, "output_bucket_name": "bucket", "output_prefix": "/io/1"})
     storage, cancellation = HangingStorage(), Cancellation()
     leaving = threading.Thread(target=lambda: storage.reached.wait() and cancellation.cancel(ClientLeft()))
     leaving.start()
