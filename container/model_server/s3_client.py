@@ -40,7 +40,7 @@ MAX_ERROR_BYTES = 64 * 1024
 FILL_SECONDS = 0.05
 """How long a reader may have to wait until it can look whether its task goes on, if something came."""
 
-PLENTY_SECONDS = 0.1
+PLENTY_SECONDS = 0.5
 SOON_SECONDS = 0.001
 """What comes within this time is not worth a change of turns."""
 

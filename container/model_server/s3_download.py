@@ -121,14 +121,15 @@ def get_file(source: Source, path: str, pool: Executor) -> int:
 def _in_turns(copy: Callable[[memoryview], bool], answer: Answer | None = None) -> None:
     """Call `copy` with a buffer, in turns, for as long as it says that there is more.
 
-    What is copied from an answer is waited for between the turns. One that comes slowly costs little, and has none: who
-    reads it may have to wait for the rest of a record.
+    What is copied from an answer is waited for between the turns. Of one that comes slowly the little that is there is
+    copied without a turn: whoever does so may have to wait for the rest of a record.
     """
     has_more = True
     while has_more:
-        is_slow = answer is not None and not answer.await_plenty()
-        turn = nullcontext() if is_slow else large_turns()
-        with turn, nullcontext(memoryview(bytearray(SLOW_BYTES))) if is_slow else _buffer() as view:
+        if answer and not answer.await_plenty():
+            has_more = copy(memoryview(bytearray(SLOW_BYTES)))
+            continue
+        with large_turns(), _buffer() as view:
             until = time.monotonic() + TURN_SECONDS
             has_more = copy(view)
             while has_more and time.monotonic() < until and (answer is None or answer.has_plenty()):
