@@ -1,8 +1,8 @@
 """Working on many files in several threads of a pool: in as many as the way to S3 can use.
 
 Where S3 is near, more threads only take the interpreter from one another. Where each answer takes its time, twice as
-many take half of it. So a few begin, and others join whenever no file comes within some time. Of all of them
-one has its turn, and those that wait for the network.
+many take half of it. So a few begin, and others join whenever no file comes within some time. Of all of them one has
+its turn, and those that wait for the network.
 
 A thread whose files are small takes several at a time, and asks for all of them before it works on the first: it waits
 for one answer instead of all, lets others go on less often, and a long way is gone once for all of them.
@@ -21,10 +21,12 @@ LOOK_SECONDS = 0.005
 
 LONGEST_LOOK_SECONDS = 0.1
 MOST_AT_A_TIME = 8
+"""How many small files a thread takes; more of them would wait behind one that is slow."""
+
 BYTES_AT_A_TIME = 4 * 1024 * 1024
 """How much a thread asks for at a time, if its next files are no larger than the last ones."""
 
-PLENTY = 2
+ROUNDS_FOR_A_CONNECTION = 2
 """How often each thread could come back for as many files again, where it is worth its while to make a connection."""
 
 File = TypeVar("File")
@@ -69,9 +71,9 @@ def join_in(
 
     def ask_for(files: Collection[File]) -> None:
         if len(files) > 1 and ask_ahead:
-            has_plenty = len(ahead) > PLENTY * len(files) * wanted
+            connects = len(ahead) > ROUNDS_FOR_A_CONNECTION * len(files) * wanted
             for file in files:
-                if has_fault or not ask_ahead(file, has_plenty):
+                if has_fault or not ask_ahead(file, connects):
                     return
 
     def work_on_these(files: deque[File]) -> int:

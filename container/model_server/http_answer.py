@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 FIRST_BYTES = 16 * 1024
 """What is read at once of an answer: a small one is whole then."""
 
-BODY_PATIENCE_MS = 1
+BODY_PATIENCE_SECONDS = 0.001
 """How long the body of a small answer may come after its head before other threads are let go on."""
 
 PLENTY_BYTES = 256 * 1024
 """What a thread waits for before it takes its turn to copy from a large body."""
 
 MAX_RECORD_BYTES = 17 * 1024
-"""What comes over TLS at a time, at most (RFC 8446, 5.2): less than that can be the beginning of something."""
+"""What comes over TLS at a time, at most (RFC 8446, 5.2): of less than that it may be a part that is there."""
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_LINE_BYTES = 1024
@@ -101,7 +101,7 @@ class HttpAnswer:
             view[:count] = self._ahead[:count]
             self._ahead = self._ahead[count:]
         else:
-            await_readable(self._sock, BODY_PATIENCE_MS if self._is_small else 0)
+            await_readable(self._sock, BODY_PATIENCE_SECONDS if self._is_small else 0.0)
             count = self._sock.recv_into(view)
         if not count:
             self.is_ended = self.size is None and not self._in_chunks
@@ -133,7 +133,7 @@ class HttpAnswer:
         view = view[: count + self._left]
         while count < len(view) and goes_on(count):
             if self._is_small:
-                await_readable(self._sock, BODY_PATIENCE_MS)
+                await_readable(self._sock, BODY_PATIENCE_SECONDS)
             more = self._sock.recv_into(view[count:])
             if not more:
                 break

@@ -41,6 +41,8 @@ FILL_SECONDS = 0.05
 """How long a reader may have to wait until it can look whether its task goes on, if something came."""
 
 PLENTY_SECONDS = 0.5
+"""How long much of a large body is waited for, before it counts as one that comes slowly."""
+
 SOON_SECONDS = 0.001
 """What comes within this time is not worth a change of turns."""
 

@@ -1,7 +1,6 @@
 """Connections to S3 that stay open from one request to the next, over TLS and through proxies as they are set."""
 
 import base64
-import select
 import socket
 import ssl
 import threading
@@ -15,6 +14,7 @@ from botocore.httpsession import get_cert_path
 from botocore.utils import get_environ_proxies
 
 from .http_answer import ConnectionLost, HttpAnswer
+from .turn import is_readable
 
 CONNECT_SECONDS = 5
 READ_SECONDS = 20
@@ -84,9 +84,7 @@ class Connection:
         sock = self._http.sock
         if sock is None:
             return True
-        poll = select.poll()
-        poll.register(sock, select.POLLIN)
-        return bool(poll.poll(0))
+        return is_readable(sock)
 
     def close(self) -> None:
         self._http.close()

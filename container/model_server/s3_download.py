@@ -31,6 +31,8 @@ PART_BYTES = 32 * 1024 * 1024
 
 CHUNK_BYTES = 1024 * 1024
 SLOW_BYTES = 64 * 1024
+"""What is copied at a time of a body that comes slowly."""
+
 TURN_SECONDS = 0.02
 """How long a thread copies in one turn, if it has more than a chunk: each change costs a wake-up."""
 

@@ -130,34 +130,33 @@ def await_writable(sock: socket.socket) -> None:
 
 
 def is_writable(sock: socket.socket, seconds: float | None = 0.0) -> bool:
-    """Wait until there is room for what is sent, for so long at most, or for ever."""
+    """Wait until there is room for what is sent, for so long at most, and return whether there is."""
+    return _polled(sock, select.POLLOUT, seconds)
+
+
+def is_readable(sock: socket.socket, seconds: float | None = 0.0) -> bool:
+    """Do the same until there is something to read, or as much as the socket is told to wait for."""
+    return _polled(sock, select.POLLIN, seconds)
+
+
+def _polled(sock: socket.socket, event: int, seconds: float | None) -> bool:
     poll = select.poll()
-    poll.register(sock, select.POLLOUT)
+    poll.register(sock, event)
     return bool(poll.poll(None if seconds is None else seconds * 1000))
 
 
-def is_readable(sock: socket.socket, seconds: float) -> bool:
-    """Wait until there is something to read, or as much as the socket is told to call that, for so long at most."""
-    poll = select.poll()
-    poll.register(sock, select.POLLIN)
-    return bool(poll.poll(seconds * 1000))
-
-
-def await_readable(sock: socket.socket, patience_ms: int = 0) -> None:
+def await_readable(sock: socket.socket, patience: float = 0.0) -> None:
     """Let another thread go on until there is something to read, if this one has a turn, and take it again then.
 
-    What comes within the patience, in milliseconds, costs no turn. Raises TimeoutError after the time that the socket
+    What comes within the patience, in seconds, costs no turn. Raises TimeoutError after the time that the socket
     allows.
     """
     turns = _mine.turns
     if turns is None or (isinstance(sock, ssl.SSLSocket) and sock.pending()):
         return
-    poll = select.poll()
-    poll.register(sock, select.POLLIN)
-    if poll.poll(patience_ms):
+    if is_readable(sock, patience):
         return
     turns.end()
-    seconds = sock.gettimeout()
-    if not poll.poll(None if seconds is None else seconds * 1000):
+    if not is_readable(sock, sock.gettimeout()):
         raise TimeoutError("timed out")
     turns.begin()

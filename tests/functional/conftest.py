@@ -57,6 +57,13 @@ def job(tmp_path: Path) -> Iterator[Job]:
 
 
 @pytest.fixture
+def cancellation() -> Iterator[Cancellation]:
+    cancellation = Cancellation()
+    yield cancellation
+    cancellation.close()
+
+
+@pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Let the pauses between attempts pass at once; everything else of them is real."""
     clock = Clock()

@@ -7,8 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from s3_stand_in import Answering, Exchange, StandIn, standing_in
+
 from model_server.storage import Storage
 
+DATA = b"data" * 1000
 MIB = 1024 * 1024
 
 
@@ -34,3 +37,20 @@ def large(mib: int) -> bytes:
 def written(path: Path, data: bytes) -> Path:
     path.write_bytes(data)
     return path
+
+
+@contextmanager
+def asking(answer: Answering, retry_seconds: float = 60.0) -> Iterator[tuple[Storage, StandIn]]:
+    """Give the block a storage and the server that it asks."""
+    with standing_in(answer) as server, running_storage(server.endpoint, 1, retry_seconds) as storage:
+        yield storage, server
+
+
+def gives(exchange: Exchange) -> None:
+    exchange.body()
+    exchange.reply(200, DATA if exchange.command == "GET" else b"", ETag='"1"')
+
+
+def connections_of(server: StandIn) -> list[int]:
+    """Return on which connection each request came."""
+    return [seen.connection for seen in server.requests]

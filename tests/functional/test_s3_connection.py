@@ -6,29 +6,20 @@ import base64
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
-from rig import wait_until
-from s3_rig import MIB, running_storage
-from s3_stand_in import Answering, Authority, Exchange, StandIn, authority, forward, standing_in
+from s3_rig import DATA, MIB, asking, connections_of, gives, running_storage
+from s3_stand_in import Authority, Exchange, authority, forward, standing_in
 
 from model_server import s3_download, turn
 from model_server.cancellation import Cancellation
 from model_server.errors import ClientLeft, StorageUnavailable
 from model_server.s3_connection import Connections
-from model_server.s3_faults import NameRefused, ObjectForbidden
-from model_server.storage import Storage
+from model_server.s3_faults import ObjectForbidden
 from model_server.turn import FairPlaces, Turns, await_readable
 
-if TYPE_CHECKING:
-    from model_server.s3_client import Asked
-
-DATA = b"data" * 1000
 DEADLINE_SECONDS = 10
 
 pytestmark = pytest.mark.usefixtures("clock")
@@ -43,33 +34,9 @@ def keys_and_no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name.upper(), raising=False)
 
 
-@pytest.fixture
-def cancellation() -> Iterator[Cancellation]:
-    cancellation = Cancellation()
-    yield cancellation
-    cancellation.close()
-
-
 @pytest.fixture(scope="module")
 def known(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return authority(tmp_path_factory.mktemp("tls"), "127.0.0.1", "localhost")
-
-
-@contextmanager
-def asking(answer: Answering, retry_seconds: float = 60.0) -> Iterator[tuple[Storage, StandIn]]:
-    """Give the block a storage and the server that it asks."""
-    with standing_in(answer) as server, running_storage(server.endpoint, 1, retry_seconds) as storage:
-        yield storage, server
-
-
-def gives(exchange: Exchange) -> None:
-    exchange.body()
-    exchange.reply(200, DATA if exchange.command == "GET" else b"", ETag='"1"')
-
-
-def connections_of(server: StandIn) -> list[int]:
-    """Return on which connection each request came."""
-    return [seen.connection for seen in server.requests]
 
 
 def test_a_connection_is_used_for_one_request_after_the_other(cancellation: Cancellation, tmp_path: Path) -> None:
@@ -123,124 +90,6 @@ def test_a_kept_connection_that_the_server_closes_costs_nothing(
             storage.put_bytes(DATA, "bucket", "key", {})
     assert server.connections == 10
     assert not [record for record in caplog.records if record.name.startswith("longshore")]
-
-
-@pytest.fixture
-def get(cancellation: Cancellation, tmp_path: Path) -> Callable[[Storage, Asked | None], bytes]:
-    """Gets an object into a file, which may have been asked for, and returns what is in it."""
-
-    def getting(storage: Storage, asked: Asked | None) -> bytes:
-        path = tmp_path / "file"
-        storage.get_file("bucket", "key", str(path), cancellation, asked)
-        return path.read_bytes()
-
-    return getting
-
-
-Getting = Callable[[Storage, "Asked | None"], bytes]
-
-
-def test_what_was_asked_for_is_not_asked_for_again(get: Getting) -> None:
-    with asking(gives) as (storage, server):
-        assert get(storage, None) == DATA
-        asked = [storage.ask_ahead("bucket", "key", connects=connects) for connects in (False, True)]
-        wait_until(lambda: len(server.requests) == 3, "both are asked for")
-        assert [get(storage, one) for one in asked] == [DATA, DATA]
-        assert get(storage, storage.ask_ahead("bucket", "key", connects=False)) == DATA
-        assert get(storage, storage.ask_ahead("bucket", "key", connects=False)) == DATA
-    assert connections_of(server)[:3] == [1, 1, 2]
-    assert (len(server.requests), server.connections) == (5, 2)
-
-
-def test_nothing_is_asked_for_where_a_connection_would_have_to_be_made(get: Getting) -> None:
-    with asking(gives) as (storage, server):
-        assert storage.ask_ahead("bucket", "key", connects=False) is None
-        assert get(storage, None) == DATA
-    assert connections_of(server) == [1]
-
-
-def test_what_was_asked_for_and_got_no_answer_is_asked_for_on_a_new_connection(
-    get: Getting, caplog: pytest.LogCaptureFixture
-) -> None:
-    def closes(exchange: Exchange) -> None:
-        if len(server.requests) == 2:
-            exchange.close_connection = True
-        else:
-            gives(exchange)
-
-    with asking(closes) as (storage, server):
-        assert get(storage, None) == DATA
-        assert get(storage, storage.ask_ahead("bucket", "key", connects=False)) == DATA
-    assert connections_of(server) == [1, 1, 2]
-    assert not [record for record in caplog.records if record.name.startswith("longshore")]
-
-
-def test_what_was_asked_for_and_is_refused_for_a_while_is_asked_for_again(get: Getting) -> None:
-    def is_busy_at_first(exchange: Exchange) -> None:
-        if len(server.requests) == 2:
-            exchange.reply(503, b"<Error><Code>SlowDown</Code></Error>")
-        else:
-            gives(exchange)
-
-    with asking(is_busy_at_first) as (storage, server):
-        assert get(storage, None) == DATA
-        assert get(storage, storage.ask_ahead("bucket", "key", connects=False)) == DATA
-    assert connections_of(server) == [1, 1, 1]
-
-
-def test_what_was_asked_for_and_is_not_wanted_any_more_keeps_no_connection(get: Getting) -> None:
-    with asking(gives) as (storage, server):
-        assert get(storage, None) == DATA
-        asked = storage.ask_ahead("bucket", "key", connects=False)
-        assert asked
-        asked.close()
-        assert get(storage, None) == DATA
-    assert connections_of(server)[-1] == 2
-
-
-@pytest.mark.parametrize(("bucket", "key"), [("no bucket's name", "key"), ("bucket", "")])
-def test_what_can_not_be_asked_for_is_told_by_whoever_gets_it(
-    cancellation: Cancellation, tmp_path: Path, bucket: str, key: str
-) -> None:
-    with asking(gives) as (storage, server):
-        assert storage.ask_ahead(bucket, key, connects=True) is None
-        with pytest.raises(NameRefused):
-            storage.get_file(bucket, key, str(tmp_path / "file"), cancellation)
-    assert server.requests == []
-
-
-def test_where_nobody_answers_nothing_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    with running_storage("http://127.0.0.1:1", 1) as storage:
-        assert storage.ask_ahead("bucket", "key", connects=True) is None
-        monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    with asking(gives) as (storage, server):
-        assert storage.ask_ahead("bucket", "key", connects=True) is None
-    assert server.requests == []
-
-
-@pytest.mark.parametrize("was_replaced", [False, True])
-def test_of_what_was_asked_for_and_refused_only_the_keys_that_it_was_signed_with_are_forgotten(
-    get: Getting, monkeypatch: pytest.MonkeyPatch, was_replaced: bool
-) -> None:
-    def knows_the_second(exchange: Exchange) -> None:
-        if "Credential=AKID/" in exchange.headers["authorization"] and len(server.requests) > 1:
-            exchange.reply(400, b"<Error><Code>ExpiredToken</Code></Error>")
-        else:
-            gives(exchange)
-
-    with asking(knows_the_second) as (storage, server):
-        assert get(storage, None) == DATA
-        asked = storage.ask_ahead("bucket", "key", connects=False)
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "second")
-        if was_replaced:
-            storage.client.forget_credentials(storage.client.credentials())
-            second = storage.client.credentials()
-            monkeypatch.setenv("AWS_ACCESS_KEY_ID", "third")
-        assert get(storage, asked) == DATA
-        assert storage.client.credentials().access_key == "second"
-        if was_replaced:
-            assert storage.client.credentials() is second
 
 
 def test_a_new_connection_that_the_server_closes_is_a_fault(

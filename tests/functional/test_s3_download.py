@@ -40,13 +40,6 @@ def storage(s3: FaultyS3) -> Iterator[Storage]:
         yield storage
 
 
-@pytest.fixture
-def cancellation() -> Iterator[Cancellation]:
-    cancellation = Cancellation()
-    yield cancellation
-    cancellation.close()
-
-
 @pytest.fixture(scope="module")
 def data() -> bytes:
     return large(2)

@@ -43,13 +43,6 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
 
 
-@pytest.fixture
-def cancellation() -> Iterator[Cancellation]:
-    cancellation = Cancellation()
-    yield cancellation
-    cancellation.close()
-
-
 def scope_of(headers: Any) -> list[str]:
     """Return the key, the day, the region and the service that a request is signed with."""
     return str(headers["authorization"]).partition("Credential=")[2].partition(",")[0].split("/")

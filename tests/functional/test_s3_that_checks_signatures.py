@@ -67,13 +67,6 @@ def storage(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Storage]
     storage.pool.shutdown()
 
 
-@pytest.fixture
-def cancellation() -> Iterator[Cancellation]:
-    cancellation = Cancellation()
-    yield cancellation
-    cancellation.close()
-
-
 def put(storage: Storage, key: str, path: Path, data: bytes) -> None:
     path.write_bytes(data)
     with path.open("rb") as file:

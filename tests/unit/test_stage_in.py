@@ -5,6 +5,8 @@ import os
 import threading
 import traceback
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -19,7 +21,7 @@ from model_server.errors import (
     InputPathUnusable,
     LongshoreError,
 )
-from model_server.file_crew import FIRST_THREADS
+from model_server.file_crew import BYTES_AT_A_TIME, FIRST_THREADS
 from model_server.s3_faults import ObjectForbidden, ObjectMissing
 from model_server.stage_in import Publishing, StagedIn, _naming, stage_in
 from model_server.storage import Storage
@@ -122,6 +124,41 @@ def test_a_cancelled_task_does_not_wait_for_a_download_that_hangs_which_then_pub
     storage.released.set()
     storage.pool.shutdown()
     assert not (tmp_path / "late").exists()
+
+
+class AskedStorage(Storage):
+    """Gets what is large by its name, and notes what it was asked for and what of that it got."""
+
+    def __init__(self) -> None:
+        super().__init__(None, 1)
+        self.asked: list[str] = []
+        self.got: list[str] = []
+
+    def ask_ahead(self, bucket: str, key: str, connects: bool) -> Any:
+        self.asked.append(key)
+        return SimpleNamespace(key=key, close=lambda: None)
+
+    def get_file(self, bucket: str, key: str, path: str, cancellation: Cancellation, asked: Any = None) -> int:
+        Path(path).write_text(key)
+        if asked:
+            assert asked.key == key
+            self.got.append(key)
+        return BYTES_AT_A_TIME + 1 if key.startswith("large") else 1
+
+
+def test_no_input_is_asked_for_twice(tmp_path: Path) -> None:
+    """Also not what was asked for behind a large one, and is got later."""
+    names = ["0", "1", "2", "large", *map(str, range(4, 30))]
+    items = [{"relative_path": name, "bucket_name": "bucket", "bucket_key": name} for name in names]
+    task = Task.model_validate({"pk": "1", "inputs": items, "output_bucket_name": "bucket", "output_prefix": "/io/1"})
+    storage, cancellation = AskedStorage(), Cancellation()
+    stage_in(task, tmp_path, storage, cancellation, NO_LIMITS, StagedIn())
+    cancellation.close()
+    storage.pool.shutdown()
+    assert {"large", "4", "5", "6"} <= set(storage.asked)
+    assert len(storage.asked) == len(set(storage.asked))
+    assert sorted(storage.got) == sorted(storage.asked)
+    assert {path.name for path in tmp_path.iterdir()} == set(names)
 
 
 @pytest.mark.parametrize(
