@@ -27,6 +27,7 @@ from .errors import (
     TaskSkipped,
 )
 from .folder import TaskFolder
+from .freeing import Freeing
 from .linked_input import InputFolder, claim_task_folders, leave_empty
 from .log_channel import LogChannels
 from .logs import configure, logger
@@ -122,6 +123,7 @@ def run_batch(
                 command=command,
                 input=input_folder,
                 output=output_folder,
+                freeing=Freeing(),
                 storage=storage,
                 channels=channels,
                 default_timeout=None,  # the job's limit rules

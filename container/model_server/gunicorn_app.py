@@ -141,6 +141,7 @@ class ModelServer(Application):
             command=inherited.command,
             input=inherited.input,
             output=inherited.output,
+            freeing=inherited.freeing,
             storage=Storage.from_settings(inherited.settings),
             channels=inherited.channels,
             default_timeout=inherited.settings.timeout,

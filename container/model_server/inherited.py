@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from .folder import TaskFolder
+from .freeing import Freeing
 from .ledger import Ledger
 from .linked_input import InputFolder
 from .log_channel import LogChannels
@@ -20,6 +21,7 @@ class Inherited:
     command: list[str]
     input: InputFolder
     output: TaskFolder
+    freeing: Freeing
     folder: RunFolder
     channels: LogChannels
     scoreboard: Scoreboard

@@ -21,6 +21,7 @@ from .errors import (
     without_frames,
 )
 from .folder import TaskFolder
+from .freeing import Freeing
 from .linked_input import InputFolder, leave_empty
 from .log_channel import LogChannels
 from .logs import logger, tell_user
@@ -50,6 +51,7 @@ class Server:
     command: list[str]
     input: InputFolder
     output: TaskFolder
+    freeing: Freeing
     storage: Storage
     channels: LogChannels
     default_timeout: float | None
@@ -103,13 +105,16 @@ def task_folders(pk: str, server: Server, cancellation: Cancellation) -> Iterato
         raise ProcessesNotEnded
     if server.resident:
         server.resident.await_health(cancellation)  # and until nothing goes on of a task before
+    server.freeing.wait(cancellation)
     server.input.reset()
     server.output.reset()
     leftovers = Leftovers(server.settings.writable_directories)
+    inputs = server.input.link(pk)
     try:
-        yield server.input.link(pk)
+        yield inputs
     finally:
-        leave_empty((server.input, server.output))  # the task has ended as it has; the next one says if this failed
+        with server.freeing.freed_later((inputs, server.output.path)):
+            leave_empty((server.input, server.output))  # the task has ended as it has; the next one says if this failed
         leftovers.tell(remove_all=server.settings.clean_tmp)
 
 

@@ -19,6 +19,7 @@ from .children import STOP_SIGNALS, Child, is_running, reap, signal_socket, star
 from .command import algorithm_command
 from .directories import PostClean, make_writable
 from .errors import Interrupted, StartFailed, WorkerLost
+from .freeing import Freeing
 from .inherited import Inherited
 from .ledger import Ledger
 from .linked_input import claim_task_folders, leave_empty
@@ -64,6 +65,7 @@ def serve(settings: Settings) -> int:
                 command=command,
                 input=input_folder,
                 output=output_folder,
+                freeing=Freeing(),
                 folder=folder,
                 channels=channels,
                 scoreboard=Scoreboard(settings.slots, settings.queue_limit),

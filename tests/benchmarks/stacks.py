@@ -27,6 +27,8 @@ START_SECONDS = 300.0
 TASK_SECONDS = 1800.0
 STOP_SECONDS = 60.0
 LOG_SECONDS = 30.0
+SETTLED_SECONDS = 0.1
+"""How long a server that has answered takes no CPU until it counts as quiet; the kernel counts in steps of 10 ms."""
 
 ALGORITHM = "#!/bin/sh\n. {told}\n"
 """The program of all tasks: it does what is in the file `told`. For `nothing` that is no more than to start sh."""
@@ -162,6 +164,13 @@ class Stack:
     @property
     def cpu(self) -> float:
         return cpu_seconds(self.pid)
+
+    def settle(self) -> None:
+        """Wait until nothing goes on any more that was left for after an answer."""
+        before, deadline = -1.0, time.monotonic() + TASK_SECONDS
+        while self.cpu > before and time.monotonic() < deadline:
+            before = self.cpu
+            time.sleep(SETTLED_SECONDS)
 
     @property
     def memory(self) -> float:

@@ -18,6 +18,7 @@ from stacks import Stack
 from works import Work
 
 NOTHING = "exit 0"
+SHORT_SECONDS = 0.2
 
 
 @dataclass
@@ -41,6 +42,8 @@ class TaskTurn:
             if self.work.lines:
                 stack.await_lines(printed + self.work.lines[1])
             seconds = time.monotonic() - started
+        if seconds > SHORT_SECONDS:
+            stack.settle()  # its CPU counts, and nobody else is measured beside it
         cpu = stack.cpu - before
         if memory:
             self.peaks[stack.name] = max(memory.over_idle, self.peaks.get(stack.name, 0))

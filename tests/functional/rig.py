@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from werkzeug.test import TestResponse
 
+from model_server.freeing import Freeing
 from model_server.ledger import Ledger
 from model_server.linked_input import claim_task_folders
 from model_server.log_channel import LogChannels
@@ -150,6 +151,7 @@ class Rig:
             command=command,
             input=input_folder,
             output=output_folder,
+            freeing=Freeing(),
             storage=self.storage,
             channels=self.channels,
             default_timeout=self.settings.timeout,

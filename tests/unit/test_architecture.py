@@ -78,6 +78,7 @@ LAYERS = [
         "stage_out",
         "tarball",
         "folder_links",
+        "freeing",
     ],
     [
         "registry",
