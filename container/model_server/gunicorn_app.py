@@ -5,7 +5,6 @@ import logging
 import signal
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +23,6 @@ from gunicorn.workers.gthread import ThreadWorker
 
 from predictor import Predictor
 
-from .cpus import usable_cpus
 from .heap import give_back_what_is_large
 from .inherited import Inherited
 from .logs import logger
@@ -45,7 +43,6 @@ SWITCH_SECONDS = 0.0005
 
 REFUSED_SECONDS = 0.1
 RESTART_SECONDS = 1.0
-WARM_UP_POLL_SECONDS = 0.1
 
 
 def write_error(sock: socket.socket, status_int: int, reason: str, mesg: str) -> None:
@@ -154,20 +151,12 @@ class ModelServer(Application):
         self._signals = arbiter.SIG_QUEUE
 
     def _worker_started(self, worker: Worker) -> None:
-        """Set up what a worker has of its own, and warm up S3."""
+        """Set up what a worker has of its own."""
         predictor = self._predictor
         assert predictor is not None
         end_on_sigterm(worker, predictor.stop, self._signals)
         sys.setswitchinterval(SWITCH_SECONDS)
         adopt_orphans()  # so that what leaves a task's process group is found when the task ends
-        if predictor.server.settings.workers <= usable_cpus():  # else there would be 20 MiB for each of many that wait
-            threading.Thread(target=self._warm_up, args=(predictor,), daemon=True, name="s3").start()
-
-    def _warm_up(self, predictor: Predictor) -> None:
-        """Make the client of S3 for the first task, once that keeps the first answer to /ping from nothing."""
-        while not self._inherited.scoreboard.state.listening:
-            time.sleep(WARM_UP_POLL_SECONDS)
-        _ = predictor.server.storage.client
 
     def _worker_ended(self, arbiter: Arbiter, worker: Worker) -> None:
         """End what a worker that is gone ran, free its place in the queue, and tell PID 1; in the arbiter.
