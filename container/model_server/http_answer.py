@@ -115,31 +115,26 @@ class HttpAnswer:
     def fill(self, buffer: "WriteableBuffer", seconds: float) -> int:
         """Fill a buffer, and return by how much: less at the body's end, or where it would take longer than that."""
         until = time.monotonic() + seconds
-        return self._fill(memoryview(buffer).cast("B"), lambda _: time.monotonic() < until)
-
-    def take(self, buffer: "WriteableBuffer") -> int:
-        """Do as `read_into`, but with all the records that are there if they come over TLS.
-
-        What else is done for each of them would cost as much as its decryption.
-        """
-        records = _bytes_there(self._sock) - MAX_RECORD_BYTES if isinstance(self._sock, ssl.SSLSocket) else 0
-        return self._fill(memoryview(buffer).cast("B"), lambda count: count < records)
-
-    def _fill(self, view: memoryview, goes_on: Callable[[int], bool]) -> int:
-        """Fill a buffer for as long as it goes on with what is in it."""
+        view = memoryview(buffer).cast("B")
         count = self.read_into(view)
-        if not count or self._left is None or self._in_chunks:
-            return count
-        view = view[: count + self._left]
-        while count < len(view) and goes_on(count):
-            if self._is_small:
-                await_readable(self._sock, BODY_PATIENCE_SECONDS)
-            more = self._sock.recv_into(view[count:])
-            if not more:
+        while self._left and not self._in_chunks and count < len(view) and time.monotonic() < until:
+            if not (more := self.read_into(view[count:])):
                 break
             count += more
+        return count
+
+    def take(self, buffer: "WriteableBuffer") -> int:
+        """Do as `read_into`, but with all the records that are there if they come over TLS."""
+        view, sock = memoryview(buffer).cast("B"), self._sock
+        if not isinstance(sock, ssl.SSLSocket):
+            return self.read_into(view)
+        enough = _bytes_there(sock) - MAX_RECORD_BYTES
+        count = self.read_into(view)
+        if self._left and not self._in_chunks:
+            more = _read_records(sock, view[count : count + self._left], enough - count)
             self._left -= more
-        self.is_ended = not self._left
+            self.is_ended = not self._left
+            count += more
         return count
 
     def has_plenty(self, seconds: float = 0.0) -> bool:
@@ -217,6 +212,15 @@ class HttpAnswer:
             self._ahead += more
         line, self._ahead = self._ahead[:end], self._ahead[end + 2 :]
         return line
+
+
+def _read_records(sock: ssl.SSLSocket, view: memoryview, enough: int) -> int:
+    """Read until that is enough. What else is done for each record of 16 KiB would cost as much as its decryption."""
+    count, end = 0, len(view)
+    read: Callable[[int, memoryview], int] = sock.read  # type: ignore[assignment]  # of a buffer it returns how much
+    while count < enough and count < end and (more := read(end - count, view[count:])):
+        count += more
+    return count
 
 
 def _pending(sock: socket.socket) -> int:
