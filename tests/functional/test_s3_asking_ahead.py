@@ -49,7 +49,7 @@ def test_what_was_asked_for_is_not_asked_for_again(get: Getting) -> None:
         assert [get(storage, one) for one in asked] == [DATA, DATA]
         assert get(storage, storage.ask_ahead("bucket", "key", connects=False)) == DATA
         assert get(storage, storage.ask_ahead("bucket", "key", connects=False)) == DATA
-    assert connections_of(server)[:3] == [1, 1, 2]
+    assert sorted(connections_of(server)[:3]) == [1, 1, 2]  # two of them came at the same time
     assert (len(server.requests), server.connections) == (5, 2)
 
 
