@@ -9,9 +9,11 @@ has as much space as this one had.
 import ctypes
 import fcntl
 import os
+import stat
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 
 from .beneath import OPEN_ENTRY, OPEN_FOLDER
@@ -25,7 +27,6 @@ MOST_LOOKS = 512
 """How many entries of a folder are looked at: a look at each of many small files would cost more than it gives."""
 
 MOST_DEPTH = 8
-
 POLL_SECONDS = 0.01
 
 NAMELESS = {
@@ -42,6 +43,19 @@ A network's may give it another name in the same folder, which would not be empt
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+@contextmanager
+def opened(paths: Iterable[Path]) -> Iterator[list[int]]:
+    """Open folders for the block, which a program may replace meanwhile; those that can't be opened are left out."""
+    folders: list[int] = []
+    try:
+        for path in paths:
+            with suppress(OSError):
+                folders.append(os.open(path, OPEN_FOLDER))
+        yield folders
+    finally:
+        _close(folders)
+
+
 class Freeing:
     """What is still to be freed of the tasks before; made before the fork, so that all workers share it."""
 
@@ -53,43 +67,41 @@ class Freeing:
 
     def wait(self, cancellation: Cancellation) -> None:
         """Return once nothing is left to be freed; raises the cancellation's reason."""
-        while (lock := self._locked(fcntl.LOCK_EX)) is None:
+        while (lock := self._locked()) is None:
             cancellation.wait(POLL_SECONDS)
         os.close(lock)
 
     @contextmanager
-    def freed_later(self, folders: Sequence[Path]) -> Iterator[None]:
+    def freed_later(self, folders: Iterable[int]) -> Iterator[None]:
         """Have the large files of folders that are removed in the block be freed after it, in a thread."""
-        held: list[int] = []
+        held = self._held(folders)
         try:
-            with suppress(OSError):  # what was found so far is held
-                if lock := self._locked(fcntl.LOCK_SH):
-                    held.append(lock)
-                for path in folders:
-                    _hold_large_files(path, held)
             yield
         finally:
-            _let_go_beside(held)
+            _close_beside(held)
 
-    def _locked(self, kind: int) -> int | None:
-        """Return a descriptor with a lock that goes with it, None while another one has the other kind."""
+    def _held(self, folders: Iterable[int]) -> list[int]:
+        """Return the lock and descriptors of large files; nothing where the machine refuses some of it."""
+        held: list[int] = []
+        try:
+            if (lock := self._locked()) is not None:
+                held.append(lock)
+                for folder in folders:
+                    if _is_nameless(folder):
+                        _hold_beneath(folder, held, os.fstat(folder).st_dev, MOST_DEPTH)
+        except (OSError, MemoryError):
+            _close(held)
+        return held
+
+    def _locked(self) -> int | None:
+        """Return a descriptor that holds the lock, None while another one does."""
         lock = os.open(f"/proc/self/fd/{self._lock}", os.O_RDWR | os.O_CLOEXEC)
         try:
-            fcntl.flock(lock, kind | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(lock)
             return None
         return lock
-
-
-def _hold_large_files(path: Path, held: list[int]) -> None:
-    """Add descriptors of the large files in a folder; raises OSError."""
-    folder = os.open(path, OPEN_FOLDER)
-    try:
-        if _is_nameless(folder):
-            _hold_beneath(folder, held, iter(range(MOST_LOOKS)), MOST_DEPTH)
-    finally:
-        os.close(folder)
 
 
 def _is_nameless(folder: int) -> bool:
@@ -97,29 +109,32 @@ def _is_nameless(folder: int) -> bool:
     return _libc.fstatfs(folder, found) == 0 and found[0] in NAMELESS
 
 
-def _hold_beneath(folder: int, held: list[int], looks: Iterator[int], depth: int) -> None:
+def _hold_beneath(folder: int, held: list[int], device: int, depth: int) -> None:
+    """Add descriptors of the large files in a folder of that device; raises OSError."""
     with os.scandir(folder) as entries:
-        for _, entry in zip(looks, entries, strict=False):
-            if entry.is_dir(follow_symlinks=False):
-                if depth:
-                    inner = os.open(entry.name, OPEN_FOLDER, dir_fd=folder)
-                    try:
-                        _hold_beneath(inner, held, looks, depth - 1)
-                    finally:
-                        os.close(inner)
-            elif len(held) < MOST_HELD and entry.stat(follow_symlinks=False).st_size >= LARGE_BYTES:
+        for entry in islice(entries, MOST_LOOKS):
+            found = entry.stat(follow_symlinks=False)
+            if found.st_dev != device or len(held) > MOST_HELD:
+                continue
+            if stat.S_ISDIR(found.st_mode) and depth:
+                inner = os.open(entry.name, OPEN_FOLDER, dir_fd=folder)
+                try:
+                    _hold_beneath(inner, held, device, depth - 1)
+                finally:
+                    os.close(inner)
+            elif stat.S_ISREG(found.st_mode) and found.st_size >= LARGE_BYTES:
                 held.append(os.open(entry.name, OPEN_ENTRY, dir_fd=folder))
 
 
-def _let_go_beside(held: list[int]) -> None:
+def _close_beside(held: list[int]) -> None:
     if len(held) > 1:  # more than the lock
-        with suppress(RuntimeError):  # the machine has no more threads
-            threading.Thread(target=_let_go, args=(held,), daemon=True, name="freeing").start()
+        with suppress(RuntimeError, MemoryError):  # the machine has no more threads
+            threading.Thread(target=_close, args=(held,), daemon=True, name="freeing").start()
             return
-    _let_go(held)
+    _close(held)
 
 
-def _let_go(held: list[int]) -> None:
-    """Close what is held, the lock last."""
-    while held:
-        os.close(held.pop())
+def _close(descriptors: list[int]) -> None:
+    """Close the last one first, so that the lock is left for last."""
+    while descriptors:
+        os.close(descriptors.pop())

@@ -49,6 +49,7 @@ def run_payload(
             if ran.error:
                 raise ran.error
             packed = pack(server.output, quality, cancellation.raise_if_set)
+        server.freeing.wait(cancellation)  # the answer may need the space on its way out
         answer = sending.begin(packed, cancellation)
     except LongshoreError as fault:
         error = without_frames(fault)  # which may hold descriptors

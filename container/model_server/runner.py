@@ -21,7 +21,7 @@ from .errors import (
     without_frames,
 )
 from .folder import TaskFolder
-from .freeing import Freeing
+from .freeing import Freeing, opened
 from .linked_input import InputFolder, leave_empty
 from .log_channel import LogChannels
 from .logs import logger, tell_user
@@ -110,12 +110,13 @@ def task_folders(pk: str, server: Server, cancellation: Cancellation) -> Iterato
     server.output.reset()
     leftovers = Leftovers(server.settings.writable_directories)
     inputs = server.input.link(pk)
-    try:
-        yield inputs
-    finally:
-        with server.freeing.freed_later((inputs, server.output.path)):
-            leave_empty((server.input, server.output))  # the task has ended as it has; the next one says if this failed
-        leftovers.tell(remove_all=server.settings.clean_tmp)
+    with opened((inputs, server.output.path)) as folders:
+        try:
+            yield inputs
+        finally:
+            with server.freeing.freed_later(folders):
+                leave_empty((server.input, server.output))  # a task ends as it has; the next one says if this failed
+            leftovers.tell(remove_all=server.settings.clean_tmp)
 
 
 def run_process(

@@ -12,7 +12,7 @@ import io
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, BinaryIO, Self, TypeVar
 
@@ -91,7 +91,7 @@ class Storage:
             return made or self._made_client()
 
     def _made_client(self) -> "S3Client":
-        with uncollected.importing():  # not at the top: it takes a fifth of a second, which /ping need not wait for
+        with uncollected.importing():  # the rules of endpoints, too
             from .s3_client import S3Client
 
             return S3Client(self._endpoint, self._region, self._expected_owner)
@@ -101,6 +101,7 @@ class Storage:
 
         It may wait for a new connection to be made if it `connects`.
         """
+        _import_s3()
         from .s3_download import WITH_CHECKSUM
 
         return self.client.ask_ahead(bucket, key, WITH_CHECKSUM, connects)
@@ -112,6 +113,7 @@ class Storage:
 
         Raises ObjectMissing, ObjectForbidden and the rest.
         """
+        _import_s3()
         from .s3_download import get_file
 
         source = self._source(bucket, key, cancellation, asked)
@@ -126,6 +128,7 @@ class Storage:
         It is called anew if the object is another one meanwhile. What it returned or raised counts only if the object
         came whole.
         """
+        _import_s3()
         from .s3_download import streamed
 
         source = self._source(bucket, key, cancellation)
@@ -149,12 +152,14 @@ class Storage:
 
     def put_file(self, file: BinaryIO, bucket: str, key: str) -> int:
         """Put an open regular file and return its size."""
+        _import_s3()
         from .s3_upload import put_file
 
         return self._retried(lambda: put_file(self._target(bucket, key), file, self.pool, self._retried))
 
     def put_bytes(self, data: bytes, bucket: str, key: str, metadata: dict[str, str]) -> None:
         """Put a small object with its metadata."""
+        _import_s3()
         from .s3_upload import put_bytes
 
         self._retried(lambda: put_bytes(self._target(bucket, key), data, metadata))
@@ -195,3 +200,10 @@ class Storage:
                 client.forget_credentials(used)
 
         return retried(noting, on_fault, cancellation, self._retry_seconds)
+
+
+@cache
+def _import_s3() -> None:
+    """Import what S3 takes, with a first task: it is a fifth of a second, which /ping need not wait for."""
+    with uncollected.importing():
+        from . import s3_client, s3_download, s3_upload  # noqa: F401

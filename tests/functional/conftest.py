@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -13,7 +14,7 @@ from job_rig import Job
 from rig import Rig, algorithm
 
 from fake_clock import Clock
-from model_server import retrying
+from model_server import freeing, retrying
 from model_server.cancellation import Cancellation
 
 if TYPE_CHECKING:
@@ -70,3 +71,18 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     monkeypatch.setattr(retrying, "time", clock)
     monkeypatch.setattr(Cancellation, "wait", lambda _, seconds: clock.sleep(seconds))
     return clock
+
+
+@pytest.fixture
+def slow_freeing(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Have nothing freed beside an answer until the event is set; all else of it is real."""
+    go_on, close = threading.Event(), freeing._close
+
+    def closing(descriptors: list[int]) -> None:
+        if threading.current_thread().name == "freeing":
+            go_on.wait()
+        close(descriptors)
+
+    monkeypatch.setattr(freeing, "_close", closing)
+    yield go_on
+    go_on.set()

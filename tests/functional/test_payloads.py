@@ -13,6 +13,12 @@ import pytest
 from rig import DEADLINE_SECONDS, Rig, wait_until
 from werkzeug.test import TestResponse
 
+from held_files import held
+from model_server.cancellation import Cancellation
+from model_server.freeing import LARGE_BYTES
+from model_server.payload_answer import Answer
+from model_server.sending import Sending
+
 if TYPE_CHECKING:
     from conftest import Start
     from tests.conftest import Bucket
@@ -67,6 +73,24 @@ def test_a_payload_is_a_file_of_its_type_and_what_comes_out_is_the_answer(
     assert zipfile.ZipFile(io.BytesIO(packed.data)).namelist() == [name]
     assert bucket.keys() == []
     rig.check_at_rest()
+
+
+def test_an_answer_goes_out_once_the_space_of_all_else_is_free(
+    start: Start, bucket: Bucket, tmp_path: Path, slow_freeing: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = Sending.begin
+    held_then: list[set[str]] = []
+
+    def beginning(sending: Sending, answer: Answer, cancellation: Cancellation) -> Answer:
+        held_then.append(held(tmp_path))
+        return begin(sending, answer, cancellation)
+
+    monkeypatch.setattr(Sending, "begin", beginning)
+    rig = script(start)
+    threading.Timer(0.3, slow_freeing.set).start()
+    body = f"# {'x' * LARGE_BYTES}\necho done > result.txt".encode()
+    assert send(rig, body).data == b"done\n"
+    assert held_then == [{"output/result.txt"}]  # which is the answer
 
 
 def test_tasks_are_tasks_all_the_same(start: Start, bucket: Bucket) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,9 @@ import pytest
 from rig import RESULT_KEYS, algorithm, outputs_of, signed_result, wait_until
 
 from faulty_s3 import CutBody, FaultyS3, Hold, LostAnswer, ShortBody, WrongBody
-from held_files import held, process_that_frees
+from held_files import held
 from model_server import VERSION
-from model_server.freeing import LARGE_BYTES, Freeing
+from model_server.freeing import LARGE_BYTES
 
 if TYPE_CHECKING:
     from conftest import Start
@@ -348,22 +348,18 @@ def test_the_same_task_can_run_again(start: Start, bucket: Bucket) -> None:
 
 
 def test_large_files_of_a_task_are_freed_beside_its_answer_and_before_the_next_task(
-    start: Start, bucket: Bucket, tmp_path: Path
+    start: Start, bucket: Bucket, tmp_path: Path, slow_freeing: threading.Event
 ) -> None:
     bucket.put("in", b"x" * LARGE_BYTES)
-    with (tmp_path / "large").open("wb") as file:
-        file.truncate(LARGE_BYTES)
-    freeing = Freeing()
-    with process_that_frees(freeing, tmp_path):
-        rig = start("echoes_input")  # which takes no process for a task's that was there before
-        rig.predictor.server = replace(rig.predictor.server, freeing=freeing)
-        posted = rig.post_in_thread(bucket.task(inputs=[bucket.item("file", "in")]))
-        time.sleep(0.5)  # many times what the task takes
-        assert not posted.answered
-        assert list(rig.input.iterdir()) == []
-    assert posted.answer().json["return_code"] == 0
-    rig.check_at_rest()
-    wait_until(lambda: not held(rig.input), "the end of the freeing")
+    rig = start("echoes_input")
+    rig.run(bucket.task("first", inputs=[bucket.item("file", "in")]))
+    assert held(tmp_path) == {"input/file", "output/file"}
+    second = rig.post_in_thread(bucket.task("second"))
+    time.sleep(0.5)  # many times what the task takes
+    assert not second.answered
+    slow_freeing.set()
+    assert second.answer().json["return_code"] == 0
+    assert held(tmp_path) == set()
 
 
 def test_without_a_key_a_result_is_not_signed(start: Start, bucket: Bucket) -> None:
