@@ -3,16 +3,20 @@
 The first answer says how large the object is, which version of it this is (its ETag) and what its checksum is, so there
 is no HEAD, which would cost a round trip. It is read to the end of the first part; the other parts are asked for by
 several threads at the same time, on condition that the object is still the same, and each is tried again by itself.
+While many other objects are fetched beside it, it is read on: a connection that is left in the middle of a body is
+lost, and with it what is on its way.
 """
 
 import io
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from .cancellation import Cancellation
@@ -43,7 +47,8 @@ WITH_CHECKSUM: Mapping[str, str] = {"x-amz-checksum-mode": "ENABLED"}
 class Source:
     """An object, and how to ask for it; `ranges` is cleared for good by an S3 server that knows none.
 
-    `asked` has the request for all of it, if that was sent ahead; the first attempt takes it.
+    `asked` has the request for all of it, if that was sent ahead; the first attempt takes it. `is_one_of_many` says
+    whether as many other objects are fetched at the same time as there are connections worth having.
     """
 
     client: S3Client
@@ -53,6 +58,7 @@ class Source:
     cancellation: Cancellation
     ranges: threading.Event
     asked: list[Asked] = field(default_factory=list)
+    is_one_of_many: Callable[[], bool] = lambda: False
 
     def whole(self) -> Answer:
         """Ask for all of it."""
@@ -169,18 +175,38 @@ class _Part(NamedTuple):
 
 
 def _copy_parts(source: Source, first: Answer, etag: str, size: int, file: int, pool: Executor) -> None:
-    """Copy the first part from an answer that is open, and ask for the others; the answer is closed."""
+    """Copy all parts: from an answer that is open while other files use the other connections, then in several threads.
+
+    The answer is closed.
+    """
     opened = [first]
+    parts = deque(_Part(start, min(start + PART_BYTES, size)) for start in range(0, size, PART_BYTES))
+
+    def read_on(part: _Part) -> None:
+        answer = opened.pop() if opened else source.part(etag, part.start)
+        try:
+            _copy_range(source, answer, file, part)
+        except BaseException:
+            answer.close()
+            raise
+        opened.append(answer)
 
     def copy(part: _Part) -> None:
-        retried_part(source.retry, lambda: attempt(part), ObjectChanged)
-
-    def attempt(part: _Part) -> None:
-        with opened.pop() if opened and not part.start else source.part(etag, *part) as answer:
+        with opened.pop() if opened and part == following else source.part(etag, *part) as answer:
             _copy_range(source, answer, file, part)
 
-    starts = range(0, size, PART_BYTES)
-    work_together(pool, [_Part(start, min(start + PART_BYTES, size)) for start in starts], copy)
+    def with_retries(work: Callable[[_Part], None], part: _Part) -> None:
+        retried_part(source.retry, lambda: work(part), ObjectChanged)
+
+    try:
+        while parts and source.is_one_of_many():
+            with_retries(read_on, parts[0])
+            parts.popleft()
+        following = parts[0] if parts else None
+        work_together(pool, parts, partial(with_retries, copy))
+    finally:
+        while opened:
+            opened.pop().close()
 
 
 def _copy_range(source: Source, answer: Answer, file: int, part: _Part) -> None:
@@ -191,7 +217,7 @@ def _copy_range(source: Source, answer: Answer, file: int, part: _Part) -> None:
         count = answer.take(view[: end - offset])
         source.cancellation.check()
         if not count:
-            raise answer.cut_off(end - part.start)
+            raise answer.cut_off(answer.received + end - offset)
         write_at(file, view[:count], offset)
         offset += count
         return offset < end

@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.1
 """How often the cancellation is asked for while transfers go on, and how long they may take to end after a fault."""
 
+MANY = 8
+"""While more inputs than this are to come, each comes over one connection: together they use as many as one would."""
+
 MOST_ASKED = 256
 """How many inputs are asked for at a time, if connections have to be made for that: each is a descriptor."""
 
@@ -121,13 +124,17 @@ def _download(task: Task, folder: Path, staging: Path, storage: Storage, cancell
         together.check()
         whole = f"{staging}/{index}"
         with _naming(index):
-            size = storage.get_file(item.bucket_name, item.bucket_key, whole, together, asked.pop(index, None))
+            place = item.bucket_name, item.bucket_key
+            size = storage.get_file(*place, whole, together, asked.pop(index, None), is_one_of_many)
             with publishing:
                 together.check()
                 if not item.decompress:
                     publish(whole, f"{folder}/{item.relative_path}")
         sizes.append(size)
         return size
+
+    def is_one_of_many() -> bool:
+        return len(task.inputs) - len(sizes) > MANY
 
     def close() -> None:
         for one in asked.values():

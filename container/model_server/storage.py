@@ -107,16 +107,23 @@ class Storage:
         return self.client.ask_ahead(bucket, key, WITH_CHECKSUM, connects)
 
     def get_file(
-        self, bucket: str, key: str, path: str, cancellation: Cancellation, asked: "Asked | None" = None
+        self,
+        bucket: str,
+        key: str,
+        path: str,
+        cancellation: Cancellation,
+        asked: "Asked | None" = None,
+        is_one_of_many: Callable[[], bool] = lambda: False,
     ) -> int:
         """Get an object, which may have been asked for, into a new file and return its size.
 
-        Raises ObjectMissing, ObjectForbidden and the rest.
+        While it `is_one_of_many` that are got at the same time, a large one has no more than one connection. Raises
+        ObjectMissing, ObjectForbidden and the rest.
         """
         _import_s3()
         from .s3_download import get_file
 
-        source = self._source(bucket, key, cancellation, asked)
+        source = self._source(bucket, key, cancellation, asked, is_one_of_many)
         size: int = source.retry(lambda: get_file(source, path, self.pool))
         return size
 
@@ -164,12 +171,19 @@ class Storage:
 
         self._retried(lambda: put_bytes(self._target(bucket, key), data, metadata))
 
-    def _source(self, bucket: str, key: str, cancellation: Cancellation, asked: "Asked | None" = None) -> "Source":
+    def _source(
+        self,
+        bucket: str,
+        key: str,
+        cancellation: Cancellation,
+        asked: "Asked | None" = None,
+        is_one_of_many: Callable[[], bool] = lambda: False,
+    ) -> "Source":
         from .s3_download import Source
 
         ahead = [asked] if asked else []
         retry = partial(self._retried, cancellation=cancellation, asked=ahead)
-        return Source(self.client, bucket, key, retry, cancellation, self._ranges, ahead)
+        return Source(self.client, bucket, key, retry, cancellation, self._ranges, ahead, is_one_of_many)
 
     def _target(self, bucket: str, key: str) -> "Target":
         from .s3_upload import Target

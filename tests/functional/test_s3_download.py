@@ -28,6 +28,9 @@ KEY = "scans/large +ü"
 WHOLE, FIRST, SECOND, THIRD = None, "bytes=0-1048575", "bytes=1048576-2097151", "bytes=2097152-2097154"
 
 
+Getting = Callable[[int], bytes]
+
+
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let what is large be less, so that the tests are fast; a server that checks signatures sees the real sizes."""
@@ -64,6 +67,18 @@ def ranges(s3: FaultyS3) -> list[str | None]:
     return sorted((request.headers.get("Range") for request in s3.requests), key=str)
 
 
+@pytest.fixture
+def get_of_many(storage: Storage, bucket: Bucket, cancellation: Cancellation, tmp_path: Path) -> Getting:
+    """Gets the object into a file as one of many, for as many of its parts as the argument says."""
+
+    def getting(parts: int) -> bytes:
+        path, left = tmp_path / "file", [True] * parts
+        storage.get_file(bucket.name, KEY, str(path), cancellation, None, lambda: bool(left) and left.pop())
+        return path.read_bytes()
+
+    return getting
+
+
 class OfPart:
     """Applies a fault to the first request that has a Range, or to one that has this one."""
 
@@ -79,6 +94,18 @@ class OfPart:
             self.fault.apply(exchange)
         else:
             exchange.answer(exchange.ask())
+
+
+class CutAt:
+    """Answers as S3 does, and hangs up after so many bytes of the body."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def apply(self, exchange: Exchange) -> None:
+        reply = exchange.ask()
+        exchange.answer(Reply(reply.status, reply.headers, reply.body[: self.size]), len(reply.body))
+        exchange.hang_up()
 
 
 class Changed:
@@ -116,6 +143,33 @@ def test_a_large_object_comes_in_parts_that_are_of_one_version(
         assert request.headers.get("If-Match") == (etag if request.headers.get("Range") else None)
 
 
+def test_a_large_object_is_read_on_while_it_is_one_of_many(
+    bucket: Bucket, s3: FaultyS3, get_of_many: Getting, data: bytes
+) -> None:
+    bucket.put(KEY, data)
+    for _ in range(2):
+        assert get_of_many(3) == data
+    assert ranges(s3) == [WHOLE, WHOLE]
+
+
+@pytest.mark.parametrize(("parts", "others"), [(1, [THIRD]), (2, [])])
+def test_others_help_with_what_is_left_when_it_is_that_no_more(
+    bucket: Bucket, s3: FaultyS3, get_of_many: Getting, data: bytes, parts: int, others: list[str]
+) -> None:
+    bucket.put(KEY, data)
+    assert get_of_many(parts) == data
+    assert ranges(s3) == sorted([WHOLE, *others], key=str)
+
+
+def test_one_of_many_that_broke_off_is_asked_for_again_from_its_last_part_on(
+    bucket: Bucket, s3: FaultyS3, get_of_many: Getting, data: bytes, clock: Clock
+) -> None:
+    bucket.put(KEY, data)
+    s3.fault("GET", KEY, CutAt(MIB + MIB // 2))
+    assert get_of_many(3) == data
+    assert ranges(s3) == sorted([WHOLE, "bytes=1048576-"], key=str)
+
+
 @pytest.mark.parametrize("size", [0, 1, MIB - 1, MIB])
 def test_an_object_of_one_part_is_one_request(
     bucket: Bucket, s3: FaultyS3, get: Callable[[], bytes], data: bytes, size: int
@@ -139,14 +193,7 @@ def test_a_first_part_that_broke_off_is_asked_for_again_alone(
     bucket: Bucket, s3: FaultyS3, get: Callable[[], bytes], data: bytes, clock: Clock
 ) -> None:
     bucket.put(KEY, data)
-
-    class CutEarly:
-        def apply(self, exchange: Exchange) -> None:
-            reply = exchange.ask()
-            exchange.answer(Reply(reply.status, reply.headers, reply.body[: MIB // 2]), len(reply.body))
-            exchange.hang_up()
-
-    s3.fault("GET", KEY, CutEarly())
+    s3.fault("GET", KEY, CutAt(MIB // 2))
     assert get() == data
     assert ranges(s3) == sorted([WHOLE, FIRST, SECOND, THIRD], key=str)
 

@@ -4,6 +4,7 @@ import errno
 import os
 import threading
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +24,7 @@ from model_server.errors import (
 )
 from model_server.file_crew import BYTES_AT_A_TIME, FIRST_THREADS
 from model_server.s3_faults import ObjectForbidden, ObjectMissing
-from model_server.stage_in import Publishing, StagedIn, _naming, stage_in
+from model_server.stage_in import MANY, Publishing, StagedIn, _naming, stage_in
 from model_server.storage import Storage
 from model_server.task import Task
 
@@ -97,7 +98,7 @@ class HangingStorage(Storage):
     def ask_ahead(self, bucket: str, key: str, connects: bool) -> None:
         """Ask for nothing."""
 
-    def get_file(self, bucket: str, key: str, path: str, cancellation: Cancellation, asked: object = None) -> int:
+    def get_file(self, bucket: str, key: str, path: str, cancellation: Cancellation, *_: object) -> int:
         if key == "late":
             self.reached.set()
             assert self.released.wait(DEADLINE_SECONDS)
@@ -138,7 +139,9 @@ class AskedStorage(Storage):
         self.asked.append(key)
         return SimpleNamespace(key=key, close=lambda: None)
 
-    def get_file(self, bucket: str, key: str, path: str, cancellation: Cancellation, asked: Any = None) -> int:
+    def get_file(
+        self, bucket: str, key: str, path: str, cancellation: Cancellation, asked: Any = None, *_: object
+    ) -> int:
         Path(path).write_text(key)
         if asked:
             assert asked.key == key
@@ -197,3 +200,33 @@ def test_a_fault_of_the_machine_names_no_file(number: int) -> None:
         raise named
     assert caught.value.errno == number
     assert "patient" not in "".join(traceback.format_exception(caught.value))
+
+
+class CountingStorage(AskedStorage):
+    """Notes for each object whether it was one of many when it was got."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of_many: list[bool] = []
+
+    def get_file(
+        self,
+        bucket: str,
+        key: str,
+        path: str,
+        cancellation: Cancellation,
+        asked: Any = None,
+        is_one_of_many: Callable[[], bool] = lambda: False,
+    ) -> int:
+        self.of_many.append(is_one_of_many())
+        return super().get_file(bucket, key, path, cancellation, asked)
+
+
+def test_the_last_inputs_are_not_of_many_any_more(tmp_path: Path) -> None:
+    items = [{"relative_path": f"{n}", "bucket_name": "bucket", "bucket_key": f"{n}"} for n in range(MANY + 3)]
+    task = Task.model_validate({"pk": "1", "inputs": items, "output_bucket_name": "bucket", "output_prefix": "/io/1"})
+    storage, cancellation = CountingStorage(), Cancellation()
+    stage_in(task, tmp_path, storage, cancellation, NO_LIMITS, StagedIn())
+    cancellation.close()
+    storage.pool.shutdown()
+    assert storage.of_many == [True] * 3 + [False] * MANY
