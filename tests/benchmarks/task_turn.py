@@ -23,12 +23,16 @@ SHORT_SECONDS = 0.2
 
 @dataclass
 class TaskTurn:
-    """A turn that posts a task; in the round that is not counted it notes the peak of memory."""
+    """A turn that posts a task; in the round that is not counted it notes the peak of memory.
+
+    One that `settles` waits until what the server left for after its answer is done, where that may be something.
+    """
 
     stack: Stack
     sink: Sink
     work: Work
     peaks: dict[str, float] = field(default_factory=dict)
+    settles: bool = True
 
     def __call__(self, warming_up: bool) -> Sample:
         stack, counted = self.stack, self.stack.folder / "counted"
@@ -42,7 +46,7 @@ class TaskTurn:
             if self.work.lines:
                 stack.await_lines(printed + self.work.lines[1])
             seconds = time.monotonic() - started
-        if seconds > SHORT_SECONDS:
+        if self.settles and seconds > SHORT_SECONDS:
             stack.settle()  # its CPU counts, and nobody else is measured beside it
         cpu = stack.cpu - before
         if memory:
