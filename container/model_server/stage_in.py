@@ -44,7 +44,7 @@ POLL_SECONDS = 0.1
 """How often the cancellation is asked for while transfers go on, and how long they may take to end after a fault."""
 
 MANY = 8
-"""While more inputs than this are to come, each comes over one connection: together they use as many as one would."""
+"""While more inputs than this are to come, each has one connection: together they have as many as a single one has."""
 
 MOST_ASKED = 256
 """How many inputs are asked for at a time, if connections have to be made for that: each is a descriptor."""

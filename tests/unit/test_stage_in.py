@@ -4,7 +4,6 @@ import errno
 import os
 import threading
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -209,17 +208,10 @@ class CountingStorage(AskedStorage):
         super().__init__()
         self.of_many: list[bool] = []
 
-    def get_file(
-        self,
-        bucket: str,
-        key: str,
-        path: str,
-        cancellation: Cancellation,
-        asked: Any = None,
-        is_one_of_many: Callable[[], bool] = lambda: False,
-    ) -> int:
+    def get_file(self, *arguments: Any) -> int:
+        *others, is_one_of_many = arguments
         self.of_many.append(is_one_of_many())
-        return super().get_file(bucket, key, path, cancellation, asked)
+        return super().get_file(*others)
 
 
 def test_the_last_inputs_are_not_of_many_any_more(tmp_path: Path) -> None:
