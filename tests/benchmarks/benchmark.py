@@ -12,6 +12,7 @@ from pathlib import Path
 
 import copy_rows
 import growth
+import image_rows
 import server_rows
 import task_rows
 from chart import bars, curves
@@ -21,7 +22,7 @@ from setting import LeftOut, Row, Setting
 from sink import running_sink
 from stacks import CHECKOUT, Longshore
 
-ROWS = [*task_rows.ROWS[:3], *copy_rows.ROWS, *task_rows.ROWS[3:], *server_rows.ROWS]
+ROWS = [*task_rows.ROWS[:3], *copy_rows.ROWS, *task_rows.ROWS[3:], *server_rows.ROWS, *image_rows.ROWS]
 GROWTH = "growth"
 
 

@@ -25,7 +25,7 @@ better part of an hour; `download` stands for all rows that begin so. README.md 
 
 All files are in a folder in /dev/shm, which is removed at the end; the largest rows need 8 GiB of memory. What is missing
 of nginx, curl and openssl is installed where that is allowed; the Python packages go into .venv, .venv-shim and
-.venv-benchmarks of this checkout.
+.venv-benchmarks of this checkout. The row `container` is left out where there is no Docker engine.
 END
 }
 

@@ -18,12 +18,12 @@ from typing import IO
 
 from place import emptied
 from process_tree import PeakMemory, cpu_seconds, memory_mib, tree
+from readiness import await_ping
 from sink import OUTPUTS, Sink, free_port
 
 HERE = Path(__file__).parent
 CHECKOUT = HERE.parent.parent
 PREFIX = "GRAND_CHALLENGE_COMPONENT_"
-START_SECONDS = 300.0
 TASK_SECONDS = 1800.0
 STOP_SECONDS = 60.0
 LOG_SECONDS = 30.0
@@ -118,27 +118,22 @@ class Stack:
         self.tell("exit 0")
         self.port = free_port()
         started = time.monotonic()
-        self._process = subprocess.Popen(
+        process = self._process = subprocess.Popen(
             self.command(),
             env=self.environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
-        assert self._process.stdout
-        assert self._process.stderr
-        self._counters = [LineCounter(self._process.stdout), LineCounter(self._process.stderr)]
+        assert process.stdout
+        assert process.stderr
+        self._counters = [LineCounter(process.stdout), LineCounter(process.stderr)]
         with PeakMemory(self.pid) if watch_memory else nullcontext() as memory:
-            self._await_ping(self._process, started)
+            if not await_ping(self.port, is_gone=lambda: process.poll() is not None):
+                raise RuntimeError(f"{self.name} does not start:\n{self.last_words}")
             taken = time.monotonic() - started
         self.peak_of_start = memory.peak if memory else 0.0
         return taken
-
-    def _await_ping(self, process: subprocess.Popen[bytes], started: float) -> None:
-        while not self.pings():
-            if process.poll() is not None or time.monotonic() > started + START_SECONDS:
-                raise RuntimeError(f"{self.name} does not start:\n{self.last_words}")
-            time.sleep(0.002)
 
     @property
     def last_words(self) -> str:
@@ -179,16 +174,6 @@ class Stack:
     def tell(self, script: str) -> None:
         """Say what the algorithm does from now on."""
         self.told.write_text(script + "\n")
-
-    def pings(self) -> bool:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        try:
-            connection.request("GET", "/ping")
-            return connection.getresponse().status == 200
-        except OSError:
-            return False
-        finally:
-            connection.close()
 
     def body(self, inputs: Sequence[tuple[str, str]], decompress: bool = False) -> bytes:
         """Return a task whose inputs are these objects, each a bucket and a key."""
