@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import Enum, auto
 
 from .algorithm_output import AlgorithmOutput
 from .cancellation import Cancellation
@@ -26,6 +27,8 @@ from .processes import end_group, group_exists, signal_group
 from .program import Program
 
 GROUP_POLL_SECONDS = 0.02
+KILLED_SECONDS = 5.0
+"""How long a program may take to be gone after SIGKILL: one that waits for a device or a dead network disk never is."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +85,21 @@ def run(
     )
 
 
+class _Stage(Enum):
+    """How far a program is on its way to its end."""
+
+    RUNNING = auto()
+    ASKED = auto()
+    KILLED = auto()
+    GIVEN_UP = auto()
+
+
 class _Run:
-    """The state of one run, from its start to the last line of its output."""
+    """The state of one run, from its start to the last line of its output.
+
+    `_due` is when the next stage begins, if the program is still there: at its time limit it is asked to end, after its
+    grace it is killed, and where that does nothing it is given up.
+    """
 
     def __init__(
         self,
@@ -101,21 +117,21 @@ class _Run:
         self._memory = PeakMemory(process.pid)
         self._sample_at = 0.0
         self._stop_reason: LongshoreError | None = None
-        self._stop_at = math.inf if limits.run_seconds is None else time.monotonic() + limits.run_seconds
-        self._kill_at = math.inf
+        self._stage = _Stage.RUNNING
+        self._due = math.inf if limits.run_seconds is None else time.monotonic() + limits.run_seconds
 
     def watch(self) -> tuple[int, LongshoreError | None, int]:
         """Return the exit code, why the run was stopped if it was, and the peak memory in bytes."""
         leader = os.pidfd_open(self._process.pid)
         try:
-            while leader not in self._step(leader, self._seconds_to_next_limit()):
+            while leader not in self._step(leader, self._seconds_to_next_limit()) and self._stage != _Stage.GIVEN_UP:
                 self._keep_limits()
         finally:
             os.close(leader)
         if self._stop_reason is None:
             signal_group(self._process.pid, signal.SIGKILL)  # while its leader is not reaped the number is its own
         code, max_resident_kib = self._reap()
-        while self._stop_reason and group_exists(self._process.pid) and time.monotonic() < self._kill_at:
+        while self._stage == _Stage.ASKED and group_exists(self._process.pid) and time.monotonic() < self._due:
             self._step(None, GROUP_POLL_SECONDS)  # the others of the group have their grace too
         end_group(self._process.pid)
         if left := end_orphans(but=self._others):
@@ -136,33 +152,35 @@ class _Run:
         return ready
 
     def _seconds_to_next_limit(self) -> float:
-        return max(0.0, min(self._stop_at, self._kill_at, self._sample_at) - time.monotonic())
+        return max(0.0, min(self._due, self._sample_at) - time.monotonic())
 
     def _keep_limits(self) -> None:
         now = time.monotonic()
-        if self._stop_reason is None:
-            if self._cancellation.reason:
-                self._stop(self._cancellation.reason)
-            elif now >= self._stop_at:
-                self._stop(TimeLimitExceeded(self._limits.run_seconds or 0))
-        elif now >= self._kill_at:
+        if self._stage == _Stage.RUNNING and (self._cancellation.reason or now >= self._due):
+            self._stop_reason = self._cancellation.reason or TimeLimitExceeded(self._limits.run_seconds or 0)
+            self._enter(_Stage.ASKED, now + self._limits.grace_seconds)
+            signal_group(self._process.pid, signal.SIGTERM)
+        elif self._stage == _Stage.ASKED and now >= self._due:
             logger.warning("The algorithm did not end within %g s of SIGTERM; killing it", self._limits.grace_seconds)
+            self._enter(_Stage.KILLED, now + KILLED_SECONDS)
             signal_group(self._process.pid, signal.SIGKILL)
-            self._kill_at = math.inf
+        elif self._stage == _Stage.KILLED and now >= self._due:
+            logger.error("The algorithm did not end within %g s of SIGKILL; it is left behind", KILLED_SECONDS)
+            self._enter(_Stage.GIVEN_UP, math.inf)
         if now >= self._sample_at:
             self._memory.sample()
             with suppress(OSError):  # no file is free for the look: the next one may find it
                 reap_orphans(but=[self._process.pid, *self._others])
             self._sample_at = now + SAMPLE_SECONDS
 
-    def _stop(self, reason: LongshoreError) -> None:
-        self._stop_reason = reason
-        self._stop_at = math.inf
-        self._kill_at = time.monotonic() + self._limits.grace_seconds
-        signal_group(self._process.pid, signal.SIGTERM)
+    def _enter(self, stage: _Stage, due: float) -> None:
+        self._stage, self._due = stage, due
 
     def _reap(self) -> tuple[int, int]:
-        """Return the exit code, 128 + n for signal n, and the rusage's maximum resident size in KiB."""
-        _, status, usage = os.wait4(self._process.pid, 0)
-        code = self._process.returncode = os.waitstatus_to_exitcode(status)
+        """Return the exit code, 128 + n for signal n, and the rusage's maximum resident size in KiB.
+
+        A program that was given up has none of both; it stays our child, beside which no other task runs.
+        """
+        pid, status, usage = os.wait4(self._process.pid, os.WNOHANG if self._stage == _Stage.GIVEN_UP else 0)
+        code = self._process.returncode = os.waitstatus_to_exitcode(status) if pid else -signal.SIGKILL
         return (128 - code if code < 0 else code), usage.ru_maxrss

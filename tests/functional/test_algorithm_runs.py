@@ -224,6 +224,18 @@ def test_a_group_that_ignores_sigterm_is_killed_whole(start: Start, bucket: Buck
         assert "The algorithm did not end within 0.3 s of SIGTERM; killing it" in rig.lines("stderr", internal=True)
 
 
+def test_a_zombie_of_the_group_that_nobody_reaps_holds_up_no_end(start: Start, bucket: Bucket, tmp_path: Path) -> None:
+    """Its parent has left the group, and lives."""
+    parent = tmp_path / "parent"
+    script = f"""(sleep 60 & exec setsid sh -c 'echo $$ >{parent}; exec sleep 60') &
+    trap "" TERM; while :; do sleep 0.1; done"""
+    with ended_afterwards(parent):
+        rig = start("/bin/sh", "-c", script, env={"ALGORITHM_GRACE_SECONDS": "0.3"})
+        result = rig.run(bucket.task(timeout=1))
+        assert result["error"]["code"] == "time_limit_exceeded"
+        assert result["run_seconds"] < 10
+
+
 @pytest.mark.parametrize(
     ("name", "last_word"),
     [("tidies_up_on_sigterm", "tidied up"), ("has_a_child_that_tidies_up", "the child tidied up")],

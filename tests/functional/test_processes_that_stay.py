@@ -109,3 +109,21 @@ def test_the_tasks_behind_one_whose_processes_stay_are_told_so(
     assert ended.returncode == 0
     assert signed_result(bucket, tasks[0])["return_code"] == 0
     assert signed_result(bucket, tasks[1])["error"]["code"] == "processes_not_ended"
+
+
+def test_a_program_that_can_not_be_ended_costs_its_task_no_result(
+    invoke: Invocation, bucket: Bucket, open_folder: Path
+) -> None:
+    pid = open_folder / "pid"
+    stays = f"echo $$ >{pid}; exec sleep 100"
+    environment = {"ALGORITHM_USER": "12345", "ALGORITHM_ENTRYPOINT": json.dumps(["/bin/sh", "-c", stays])}
+    environment["ALGORITHM_GRACE_SECONDS"] = "0"
+    tasks = [bucket.task("stays", timeout="PT1S"), bucket.task("next")]
+    try:
+        ended = invoke.run(None, "-t", json.dumps(tasks), env=environment, program=[*HELPLESS, *INVOKE])
+    finally:
+        os.kill(pid_in(pid), signal.SIGKILL)
+    assert ended.returncode == 0
+    assert signed_result(bucket, tasks[0])["error"]["code"] == "time_limit_exceeded"
+    assert b"did not end within 5 s of SIGKILL; it is left behind" in ended.stderr
+    assert signed_result(bucket, tasks[1])["error"]["code"] == "task_skipped"
