@@ -149,11 +149,11 @@ class HttpAnswer:
             return True
         if not seconds:
             return False
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wanted)
         try:
+            _set_least(self._sock, wanted)
             return is_readable(self._sock, seconds)
         finally:
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+            _set_least(self._sock, 1)
 
     def _read_head(self) -> tuple[str, int, dict[str, str]]:
         data = self._ahead
@@ -206,8 +206,10 @@ class HttpAnswer:
 
     def _line(self) -> bytes:
         while (end := self._ahead.find(b"\r\n")) < 0:
-            more = self._sock.recv(FIRST_BYTES) if len(self._ahead) < MAX_LINE_BYTES else b""
-            if not more:
+            if len(self._ahead) >= MAX_LINE_BYTES:
+                raise BrokenAnswer("a line that does not end")
+            await_readable(self._sock)
+            if not (more := self._sock.recv(FIRST_BYTES)):
                 raise BrokenAnswer("cut off between chunks")
             self._ahead += more
         line, self._ahead = self._ahead[:end], self._ahead[end + 2 :]
@@ -221,6 +223,17 @@ def _read_records(sock: ssl.SSLSocket, view: memoryview, enough: int) -> int:
     while count < enough and count < end and (more := read(end - count, view[count:])):
         count += more
     return count
+
+
+def _set_least(sock: socket.socket, count: int) -> None:
+    """Have a socket count as readable only when so many bytes are there, or as many as it surely has room for.
+
+    A kernel enlarges the room for what is waited for, to twice as much since half of it is its own; from 4.18 on.
+    """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
+    room = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+    if count > room // 2:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, room // 4)
 
 
 def _pending(sock: socket.socket) -> int:

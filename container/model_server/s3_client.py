@@ -9,6 +9,8 @@ import threading
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Mapping
+from copy import copy
+from dataclasses import dataclass, field
 from http.client import HTTPException
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
@@ -162,6 +164,17 @@ class Asked(NamedTuple):
         self.connection.close()
 
 
+@dataclass
+class _Session:
+    """A session with a bucket: who makes it, its keys and until when they are used, how it last failed, and when."""
+
+    making: threading.Lock = field(default_factory=threading.Lock)
+    keys: Keys | None = None
+    good_until: float = 0.0
+    fault: Exception | None = None
+    failed: float = 0.0
+
+
 class S3Client:
     """Makes requests; shared by all threads of a process.
 
@@ -172,8 +185,7 @@ class S3Client:
         self._places = Places(endpoint, region)
         self._connections = Connections(self._places.certificates)
         self._always = {"x-amz-expected-bucket-owner": expected_owner} if expected_owner else {}
-        self._sessions: dict[str, tuple[Keys, float]] = {}  # with the moment until which they are used
-        self._making_session = threading.Lock()
+        self._sessions: dict[str, _Session] = {}
 
     def place_of(self, bucket: str) -> Place:
         """Return where a bucket is; raises what botocore does for a name that can be no bucket's."""
@@ -283,21 +295,30 @@ class S3Client:
     def _session_keys(self, place: Place, signer: Signer, bucket: str) -> Keys:
         """Return the keys of a session with a bucket that wants one (S3 Express), a new one if the last has ended."""
         end_turn()  # or who has the lock could wait for a turn, and who has the turn for the lock
-        with self._making_session:
-            known, until = self._sessions.get(bucket, (None, 0.0))
-            if known and time.monotonic() < until:
-                return known
-            path = place.base or "/"
-            signed = signer.signed(self._places.keys(), "GET", path, "session=", {"host": place.host}, EMPTY)
-            with self._exchange(_Request(place.origin, "GET", f"{path}?session=", signed, b"")) as answer:
-                if answer.status >= 300:
-                    raise _refusal(answer, "CreateSession")[0]
-                said = elements_of(answer.read(MAX_ERROR_BYTES))
-            if not said.keys() >= {"AccessKeyId", "SecretAccessKey", "SessionToken"}:
-                raise refusal(said, 500, "CreateSession")
-            keys = Keys(said["AccessKeyId"], said["SecretAccessKey"], said["SessionToken"])
-            self._sessions[bucket] = keys, time.monotonic() + SESSION_SECONDS
-            return keys
+        session, asked = self._sessions.setdefault(bucket, _Session()), time.monotonic()
+        with session.making:
+            if session.keys and time.monotonic() < session.good_until:
+                return session.keys
+            if session.fault and asked < session.failed:  # or all that wait for it would fail one after another
+                raise copy(session.fault)
+            try:
+                session.keys = self._session_made(place, signer)
+            except Exception as error:
+                session.fault, session.failed = copy(error), time.monotonic()
+                raise
+            session.good_until = time.monotonic() + SESSION_SECONDS
+            return session.keys
+
+    def _session_made(self, place: Place, signer: Signer) -> Keys:
+        path = place.base or "/"
+        signed = signer.signed(self._places.keys(), "GET", path, "session=", {"host": place.host}, EMPTY)
+        with self._exchange(_Request(place.origin, "GET", f"{path}?session=", signed, b"")) as answer:
+            if answer.status >= 300:
+                raise _refusal(answer, "CreateSession")[0]
+            said = elements_of(answer.read(MAX_ERROR_BYTES))
+        if not said.keys() >= {"AccessKeyId", "SecretAccessKey", "SessionToken"}:
+            raise refusal(said, 500, "CreateSession")
+        return Keys(said["AccessKeyId"], said["SecretAccessKey"], said["SessionToken"])
 
 
 def _open(connection: Connection) -> None:

@@ -1,9 +1,11 @@
 """Connections to S3 that stay open from one request to the next, over TLS and through proxies as they are set."""
 
 import base64
+import math
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Mapping
 from http.client import HTTPConnection, HTTPSConnection
 from typing import Any, Protocol
@@ -18,6 +20,8 @@ from .turn import is_readable
 
 CONNECT_SECONDS = 5
 READ_SECONDS = 20
+IDLE_SECONDS = 60
+"""How long an idle connection is kept: what is on the way may forget it without a word, and then nobody answers."""
 
 
 class FileBody(Protocol):
@@ -44,6 +48,7 @@ class Connection:
         self._prefix = origin if through_proxy else ""
         self._was_refused = False
         self.was_used = False
+        self._idle_since = math.inf
 
     @property
     def is_open(self) -> bool:
@@ -79,12 +84,15 @@ class Connection:
             answer.keep_no_connection()
         return answer
 
+    def rest(self) -> None:
+        """Be idle from now on."""
+        self.was_used = True
+        self._idle_since = time.monotonic()
+
     def is_ended(self) -> bool:
-        """Say whether the other side has closed it, or sent what nobody asked for, while it was idle."""
+        """Say whether it was idle for too long, or the other side has closed it or sent what nobody asked for."""
         sock = self._http.sock
-        if sock is None:
-            return True
-        return is_readable(sock)
+        return sock is None or is_readable(sock) or time.monotonic() > self._idle_since + IDLE_SECONDS
 
     def close(self) -> None:
         self._http.close()
@@ -134,7 +142,7 @@ class Connections:
 
     def give_back(self, connection: Connection) -> None:
         """Keep a connection whose answer was read to its end for another request."""
-        connection.was_used = True
+        connection.rest()
         with self._lock:
             self._idle.setdefault(connection.origin, []).append(connection)
 

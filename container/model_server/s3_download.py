@@ -295,10 +295,13 @@ class Stream(io.RawIOBase):
             assert self._etag
             self._answer = self._source.part(self._etag, self._position)
         try:
-            return self._answer.read_into(view)
+            count = self._answer.read_into(view)
+            if not count and self._size is not None:  # what was asked for from here on is whole, and too short
+                raise self._answer.cut_off(self._size)
         except Exception:
             self.end()
             raise
+        return count
 
     def read_to_end(self) -> None:
         """Read what is left, so that length and checksum are compared; raises what reading raised before."""

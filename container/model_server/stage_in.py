@@ -195,7 +195,7 @@ def _naming(index: int) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL):
             raise InputPathUnusable(field) from error
-        if error.errno in READ_ONLY:
+        if error.errno in (*READ_ONLY, errno.EXDEV):  # a folder that is mounted there is not ours to fill
             raise InputPathForbidden(field) from error
         logger.debug("%s: %s", field, error)
         raise OSError(error.errno, error.strerror) from None  # without the file's name, which may reach the log

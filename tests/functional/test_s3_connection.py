@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import base64
+import io
+import os
 import socket
 import ssl
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from s3_rig import DATA, MIB, asking, connections_of, gives, running_storage
 from s3_stand_in import Authority, Exchange, authority, forward, standing_in
 
-from model_server import s3_download, turn
+from model_server import s3_connection, s3_download, turn
 from model_server.cancellation import Cancellation
 from model_server.errors import ClientLeft, StorageUnavailable
-from model_server.s3_connection import Connections
+from model_server.s3_connection import IDLE_SECONDS, Connections
 from model_server.s3_faults import ObjectForbidden
 from model_server.turn import FairPlaces, Turns, await_readable
 
@@ -58,6 +61,20 @@ def test_a_connection_on_which_s3_refused_something_is_kept(cancellation: Cancel
             with pytest.raises(ObjectForbidden):
                 storage.get_bytes("bucket", "key", cancellation)
     assert connections_of(server) == [1, 1, 1]
+
+
+def test_a_connection_that_was_idle_for_long_is_not_used_again(
+    cancellation: Cancellation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lies on the way may have forgotten it, and who asks on it would wait for nothing."""
+    now = [1000.0]
+    monkeypatch.setattr(s3_connection, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    with asking(gives) as (storage, server):
+        for pause in (IDLE_SECONDS, IDLE_SECONDS + 1, 0):
+            assert storage.get_bytes("bucket", "key", cancellation) == DATA
+            now[0] += pause
+        assert storage.get_bytes("bucket", "key", cancellation) == DATA
+    assert connections_of(server) == [1, 1, 2, 2]
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
@@ -395,6 +412,34 @@ def test_a_large_body_that_stops_coming_keeps_no_other_waiting(
     assert len(server.requests) == 2
 
 
+def test_a_body_that_stops_between_its_chunks_keeps_no_other_waiting(
+    cancellation: Cancellation, tmp_path: Path, one_place: None
+) -> None:
+    large = bytes(3 * MIB)
+    chunk = b"%x\r\n%b\r\n" % (len(large), large)
+    other_has_come, stopped = threading.Event(), threading.Event()
+
+    def answers(exchange: Exchange) -> None:
+        if exchange.path.endswith("stops"):
+            exchange.reply(200, chunk, Transfer_Encoding="chunked")
+            stopped.set()
+            assert other_has_come.wait(DEADLINE_SECONDS)
+            exchange.write(b"0\r\n\r\n")
+        else:
+            assert stopped.wait(DEADLINE_SECONDS)
+            exchange.reply(200, large, ETag='"1"')
+
+    def get(key: str) -> int:
+        return storage.get_file("bucket", key, str(tmp_path / key), cancellation)
+
+    with asking(answers) as (storage, _), ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(get, "stops")
+        assert get("other") == len(large)
+        assert not slow.done()
+        other_has_come.set()
+        assert slow.result(DEADLINE_SECONDS) == len(large)
+
+
 @pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
 def test_a_large_body_that_is_not_read_keeps_no_other_waiting(
     known: Authority, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, one_place: None, tls: bool
@@ -430,3 +475,22 @@ def test_a_large_body_that_is_not_read_keeps_no_other_waiting(
         other_has_come.set()
         assert slow.result(DEADLINE_SECONDS) == 48 * MIB
     assert len(server.requests) == 2
+
+
+def test_a_range_that_ends_too_early_is_not_the_end_of_a_stream(cancellation: Cancellation) -> None:
+    """As a cache on the way may answer, of an object whose connection broke."""
+    data = os.urandom(100_000)
+
+    def answers(exchange: Exchange) -> None:
+        asked = exchange.headers["range"]
+        if not asked:
+            exchange.reply(200, data[:50_000], Content_Length=str(len(data)), ETag='"1"')
+            exchange.close_connection = True
+            return
+        start = int(asked.removeprefix("bytes=").removesuffix("-"))
+        end = 60_000 if start < 60_000 else len(data)
+        exchange.reply(206, data[start:end], Content_Range=f"bytes {start}-{end - 1}/{len(data)}", ETag='"1"')
+
+    with asking(answers) as (storage, server):
+        assert storage.get_stream("bucket", "key", io.BufferedReader.read, cancellation) == data
+    assert [seen.headers.get("range") for seen in server.requests] == [None, "bytes=50000-", "bytes=60000-"]

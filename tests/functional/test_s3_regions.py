@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from http.client import HTTPConnection
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
+from botocore.exceptions import ClientError
 from s3_rig import running_storage
 from s3_stand_in import Exchange, StandIn, standing_in
 
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 DATA = b"data"
 DEADLINE_SECONDS = 10
 THERE = "ap-south-1"
+WAITING = 5
 EXPRESS = "scans--usw2-az1--x-s3"
 ACCESS_POINT = "arn:aws:s3:eu-central-1:123456789012:accesspoint/scans"
 MULTI_REGION = "arn:aws:s3::123456789012:accesspoint/mfzwi23gnjvgw.mrap"
@@ -283,6 +287,35 @@ def test_a_session_that_is_never_given_ends_in_words(
         with pytest.raises(StorageUnavailable):
             storage.get_bytes(EXPRESS, "key", cancellation)
     assert {seen.target for seen in server.requests} == {"/?session="}
+
+
+def test_a_session_that_fails_is_not_asked_for_by_all_who_wait_for_it(
+    storage: Storage, aws: Callable[[StandIn], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One after another, each with its patience: nobody would be told for minutes."""
+    looks, all_wait = itertools.count(), threading.Event()
+
+    def monotonic() -> float:
+        if (look := next(looks)) >= WAITING:  # all have looked at the clock, before they wait
+            all_wait.set()
+        return look
+
+    def answers(exchange: Exchange) -> None:
+        assert all_wait.wait(DEADLINE_SECONDS)
+        exchange.reply(503)
+
+    def request() -> None:
+        storage.client.request("GetObject", "GET", EXPRESS, "key")
+
+    monkeypatch.setattr(s3_client, "time", SimpleNamespace(monotonic=monotonic))
+    with standing_in(answers) as server, ThreadPoolExecutor(WAITING + 1) as pool:
+        aws(server)
+        requests = [pool.submit(request) for _ in range(WAITING + 1)]
+        assert {type(asked.exception(DEADLINE_SECONDS)) for asked in requests} == {ClientError}
+        assert len(server.requests) == 1
+        with pytest.raises(ClientError):
+            request()
+        assert len(server.requests) == 2, "who comes later asks again"
 
 
 def test_a_bucket_may_be_an_access_point(

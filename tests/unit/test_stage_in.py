@@ -176,6 +176,7 @@ def test_no_input_is_asked_for_twice(tmp_path: Path) -> None:
         (OSError(errno.EACCES, "x"), InputPathForbidden),
         (OSError(errno.EPERM, "x"), InputPathForbidden),
         (OSError(errno.EROFS, "x"), InputPathForbidden),
+        (OSError(errno.EXDEV, "x"), InputPathForbidden),
     ],
 )
 def test_a_fault_names_its_input(raised: Exception, named: type[LongshoreError]) -> None:
