@@ -11,6 +11,8 @@ from .scoreboard import QueueEntry, Scoreboard
 from .slot import Slot, Slots
 
 POLL_SECONDS = 0.02
+MOST_POLLS = 50
+"""Who has others ahead looks that much less often whether it is next: all at once would keep the processor busy."""
 
 
 @contextmanager
@@ -30,7 +32,7 @@ def admitted(slots: Slots, scoreboard: Scoreboard, cancellation: Cancellation) -
 
 def _take_or_wait(slots: Slots, scoreboard: Scoreboard, cancellation: Cancellation) -> Slot:
     with slots.queue_lock():
-        if not _waiting(scoreboard) and (slot := slots.try_take()):
+        if not scoreboard.tickets() and (slot := slots.try_take()):
             return slot
         place = _free_place(scoreboard)
         place.worker = os.getpid()
@@ -38,16 +40,13 @@ def _take_or_wait(slots: Slots, scoreboard: Scoreboard, cancellation: Cancellati
     logger.debug("A request waits in worker %d", place.worker)
     try:
         while True:
-            if min(_waiting(scoreboard), default=ticket) == ticket and (slot := slots.try_take()):
+            ahead = sum(other < ticket for other in scoreboard.tickets())
+            if not ahead and (slot := slots.try_take()):
                 return slot
-            cancellation.wait(POLL_SECONDS)
+            cancellation.wait(POLL_SECONDS * min(max(ahead, 1), MOST_POLLS))
     finally:
         place.ticket = 0
         logger.debug("A request waits no more in worker %d", os.getpid())
-
-
-def _waiting(scoreboard: Scoreboard) -> list[int]:
-    return [ticket for place in scoreboard.queue if (ticket := place.ticket)]
 
 
 def _free_place(scoreboard: Scoreboard) -> QueueEntry:

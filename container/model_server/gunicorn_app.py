@@ -122,6 +122,7 @@ class ModelServer(Application):
         self.cfg.set("bind", f"unix:{self._inherited.folder.socket}")
         self.cfg.set("workers", settings.workers)
         self.cfg.set("threads", settings.slots + settings.queue_limit + SENDERS + SPARE_THREADS)
+        self.cfg.set("worker_connections", 1000 + settings.queue_limit)  # beyond them it takes none, also no /ping
         self.cfg.set("worker_class", ModelWorker)
         self.cfg.set("logger_class", GunicornLogger)
         self.cfg.set("post_fork", self._worker_forked)

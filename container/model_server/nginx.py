@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -57,6 +58,9 @@ class NginxTemplate(string.Template):
 
 CONFIGURATION = "nginx/nginx.conf"
 
+SPARE_CONNECTIONS = 990
+"""Beside those of requests that wait or run: 1,024 connections with the usual queue."""
+
 
 def executable(own: str = sys.prefix) -> str:
     """Return the path of nginx: the one beside our own Python, else the machine's; raises StartFailed."""
@@ -82,6 +86,8 @@ def _become_nginx(argv: list[str], folder: Path, user: int | None) -> None:
         os.setresgid(user, user, user)
         os.setresuid(user, user, user)
         end_with_parent(signal.SIGQUIT)
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     # Without a variable of ours, which others of its user could read.
     os.execve(argv[0], argv, {})  # noqa: S606 - there is no shell in it
 
@@ -126,6 +132,7 @@ def _render(settings: Settings, folder: RunFolder) -> str:
     return NginxTemplate(TEMPLATE.read_text()).substitute(
         user="user root root;" if folder.nginx_id is None and os.geteuid() == 0 else "",  # not the nobody it takes
         port=settings.port,
+        connections=2 * (settings.slots + settings.queue_limit) + SPARE_CONNECTIONS,
         socket=folder.socket.relative_to(folder.path),
         pid=_pid_file(folder).relative_to(folder.path),
         temporary=folder.nginx.relative_to(folder.path),

@@ -74,16 +74,23 @@ class Scoreboard:
                 ("queue", QueueEntry * queue_limit),
             )
 
-        self._table = Table.from_buffer(mmap.mmap(-1, ctypes.sizeof(Table)))
+        memory = mmap.mmap(-1, ctypes.sizeof(Table))
+        self._table = Table.from_buffer(memory)
         self.state: ServerState = self._table.state
         self.slots: list[SlotEntry] = list(self._table.slots)
         self.queue: list[QueueEntry] = list(self._table.queue)
+        numbers = memoryview(memory)[Table.queue.offset :].cast("Q")  # a place is two of them, the first its ticket
+        self._tickets = numbers[: 2 * queue_limit : 2]
 
     @property
     def ready(self) -> bool:
         """Say whether tasks can run."""
         state = self.state
         return bool(state.listening and state.set_up and state.healthy and not state.stuck)
+
+    def tickets(self) -> list[int]:
+        """Return the tickets of all who wait, at once: with many who look at each entry the queue would be all they do."""
+        return [ticket for ticket in self._tickets.tolist() if ticket]
 
     def next_ticket(self) -> int:
         """Return a ticket higher than all before; only under the queue's lock."""

@@ -185,3 +185,20 @@ def test_a_single_worker_with_a_running_task_answers_ping_and_queues(s3_endpoint
         assert server.run(bucket.task("refused")).status == 503
         server.go()
         assert [request.answer().status for request in (first, *waiting)] == [200] * 3
+
+
+def test_ping_is_answered_beside_as_many_requests_as_may_wait(s3_endpoint: str, bucket: "Bucket") -> None:
+    """Also where these are more than nginx and gunicorn usually have connections for."""
+    places = 600
+    with serving(s3_endpoint, MODEL_SERVER_WORKERS="1", MODEL_SERVER_QUEUE=str(places), LOG_LEVEL="DEBUG") as server:
+        running = server.post_blocking(bucket, "runs")
+        waiting = [server.post(bucket.task(f"waits-{number}")) for number in range(places)]
+        server.await_requests(places + 1)
+        assert server.pings()
+        refused = server.run(bucket.task("refused"))
+        assert (refused.status, refused.json()["error"]["code"]) == (503, "queue_full")
+        for request in waiting:
+            request.leave()
+        server.await_requests(1)
+        server.go()
+        assert running.answer().status == 200
