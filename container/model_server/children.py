@@ -2,12 +2,12 @@
 
 import os
 import signal
-import socket
 import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from io import FileIO
 
 from .prctl import end_with_parent
 from .process_output import ProcessOutput
@@ -72,15 +72,18 @@ def _reset_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
 
-def signal_socket() -> socket.socket:
-    """Return a socket that yields the number of each signal as a byte; the handlers themselves do nothing."""
-    reader, writer = socket.socketpair()
-    writer.setblocking(False)
+def signal_pipe() -> FileIO:
+    """Return a pipe that yields the number of each signal as a byte; the handlers themselves do nothing.
+
+    A pipe has room for 65,536 of them, and a socket for 280: the children that end while we are busy for some seconds
+    would fill that, and the word to stop would be lost.
+    """
+    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     for signum in (*STOP_SIGNALS, signal.SIGCHLD):
         signal.signal(signum, lambda *_: None)
-    signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-    return reader
+    return FileIO(reader)
 
 
 def is_running(pid: int) -> bool:

@@ -41,7 +41,8 @@ def make_writable(paths: Iterable[Path], ours: Iterable[Path] = OURS) -> None:
 class PostClean:
     """Empties folders at the end (of the block), but for what they held when this object was made.
 
-    A folder that was missing or empty is emptied. One that held something is left alone, but for what was fetched.
+    A folder that was missing or empty is emptied. One that held something is left alone, but for what was fetched into
+    it and into folders of it.
     """
 
     def __init__(self, paths: Iterable[Path]) -> None:
@@ -62,11 +63,11 @@ class PostClean:
     def clean(self) -> None:
         """Empty the folders; the log says what can't be removed."""
         for path, before in self._before.items():
-            if before and not self._fetched.get(path):
-                continue
-            with _opened(path) as folder:
-                if folder is not None:
-                    _remove_all(path, folder, self._fetched[path] if before else set(os.listdir(folder)))
+            fetched = {parent: names for parent, names in self._fetched.items() if parent.is_relative_to(path)}
+            for parent, names in (fetched if before else {path: None}).items():
+                with _opened(parent) as folder:
+                    if folder is not None:
+                        _remove_all(parent, folder, set(os.listdir(folder)) if names is None else names)
 
 
 class Leftovers:

@@ -94,4 +94,5 @@ class Ledger:
         self._unfinished.pop(worker, None)
 
     def workers(self) -> list[int]:
-        return list(self._unfinished)
+        """Return the workers that have unfinished tasks."""
+        return [worker for worker, tasks in self._unfinished.items() if tasks]

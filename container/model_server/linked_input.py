@@ -134,15 +134,22 @@ def _claim_parent(settings: Settings) -> LinkParent:
     path = path.resolve()
     if settings.user and not all(place.stat().st_mode & stat.S_IXOTH for place in (path, *path.parents)):
         raise OSError(f"not everyone may enter {path}")
-    others = {settings.input_path, settings.output_path, settings.model_path, settings.ground_truth_path}
+    others = [settings.input_path, settings.output_path, settings.model_path, settings.ground_truth_path]
+    others += [*settings.writable_directories, *settings.post_clean_directories]
     folder = os.open(path, OPEN_FOLDER)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         names = _names(folder)
-        held = {name for name in names if not _is_empty_folder(name, folder)} | {other.name for other in others}
+        held = {name for name in names if not _is_empty_folder(name, folder)} | _first_names_below(path, others)
         return LinkParent(path, os.dup(folder), held, names - held)
     finally:
         os.close(folder)
+
+
+def _first_names_below(path: Path, others: Iterable[Path]) -> set[str]:
+    """Return the names in a folder by which what is not a task's is reached."""
+    places = (Path(os.path.realpath(other.parent)) / other.name for other in others)
+    return {place.relative_to(path).parts[0] for place in places if place != path and place.is_relative_to(path)}
 
 
 def _names(folder: int) -> set[str]:

@@ -3,8 +3,7 @@
 import os
 from concurrent.futures import wait
 
-from .beneath import OPEN_FOLDER
-from .folder import TaskFolder
+from .folder import TaskFolder, open_writable
 from .logs import logger
 from .stage_out import entries_of, upload
 from .storage import Storage
@@ -16,12 +15,12 @@ SECONDS = 8.0
 
 
 def save_partial_outputs(task: Task, folder: TaskFolder, storage: Storage) -> int:
-    """Upload the files of the output folder below `<prefix>partial/`, and return how many came there in time.
+    """Upload the files of the output folder below `<prefix>/partial/`, and return how many came there in time.
 
     The container is about to end: nothing is raised, and the log says what is missing.
     """
     try:
-        root = os.open(folder.path, OPEN_FOLDER)
+        root = open_writable(folder.path)
         found, _ = entries_of(root)
     except OSError as error:
         logger.warning("What the interrupted task wrote can not be read: %s", error.strerror)

@@ -10,14 +10,14 @@ import math
 import os
 import select
 import signal
-import socket
 import subprocess
 import termios
 import time
 from contextlib import suppress
+from io import FileIO
 from typing import NamedTuple
 
-from .children import JOB_STOP_SECONDS, STOP_SIGNALS, signal_socket
+from .children import JOB_STOP_SECONDS, STOP_SIGNALS, signal_pipe
 from .orphans import end_orphans, reap_orphans
 from .prctl import adopt_orphans
 from .processes import end_group, group_exists, signal_group, signal_name
@@ -46,7 +46,7 @@ class Ended(NamedTuple):
 def run_through(program: Program, checkpoint_seconds: float = CHECKPOINT_SECONDS) -> Ended:
     """Run a program to its end; raises the errors of one that can't be started. For the main thread of a process."""
     adopt_orphans()
-    signals = signal_socket()
+    signals = signal_pipe()
     with program.start(stdout=None) as process:
         try:
             return _Run(process, signals, checkpoint_seconds).watch()
@@ -58,7 +58,7 @@ def run_through(program: Program, checkpoint_seconds: float = CHECKPOINT_SECONDS
 class _Run:
     """The state of one run: whether it was asked to end, and by when it has to have."""
 
-    def __init__(self, process: subprocess.Popen[bytes], signals: socket.socket, checkpoint_seconds: float) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], signals: FileIO, checkpoint_seconds: float) -> None:
         assert process.stderr
         self._process = process
         self._signals = signals
@@ -110,7 +110,7 @@ class _Run:
         return ready
 
     def _take_signals(self) -> None:
-        for signum in self._signals.recv(4096):
+        for signum in self._signals.read(4096) or b"":
             if signum in STOP_SIGNALS:
                 self._ask_to_end(signum)
         reap_orphans(but=[self._process.pid])

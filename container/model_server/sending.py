@@ -50,7 +50,11 @@ class Sending:
         with answer.file:
             while not self._places.acquire(timeout=POLL_SECONDS):
                 cancellation.raise_if_set()
-            file = SentFile(answer.file, self._places.release)
+            try:
+                file = SentFile(answer.file, self._places.release)
+            except BaseException:  # no descriptor is free
+                self._places.release()
+                raise
         if IN_MEMORY_BYTES < answer.size > shutil.disk_usage(self._disk).free:
             file.close()
             raise OutputDiskFull

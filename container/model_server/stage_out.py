@@ -11,10 +11,10 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from io import FileIO
 
-from .beneath import OPEN_FOLDER, REASONS, Refused, open_file, open_folder
+from .beneath import REASONS, Refused, open_file, open_folder
 from .errors import OutputFolderGone, OutputsNotStored
 from .file_crew import join_in
-from .folder import TaskFolder
+from .folder import TaskFolder, open_writable
 from .s3_faults import ObjectForbidden, ObjectMissing
 from .storage import Storage
 from .task import Task
@@ -45,7 +45,7 @@ def stage_out(task: Task, folder: TaskFolder, storage: Storage, staged: StagedOu
     """
     started = time.monotonic()
     try:
-        root = os.open(folder.path, OPEN_FOLDER)
+        root = open_writable(folder.path)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise OutputFolderGone from error
     try:

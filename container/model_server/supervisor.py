@@ -2,11 +2,12 @@
 
     main loop: a signal | a child's end | a line of nginx or gunicorn | a worker's word about its tasks | the clock
 
-Signal handlers only write to the wake-up socket. gunicorn, the set-up and the keeper of a resident program are forked
+Signal handlers only write to the wake-up pipe. gunicorn, the set-up and the keeper of a resident program are forked
 before there is any thread, so they begin with what PID 1 has imported; nginx is started once gunicorn answers, so no
 early request finds nobody. /ping says 503 until the set-up is done.
 """
 
+import math
 import os
 import selectors
 import signal
@@ -15,13 +16,13 @@ from collections.abc import Callable
 from functools import partial
 
 from . import nginx, uncollected
-from .children import STOP_SIGNALS, Child, is_running, reap, signal_socket, start
+from .children import STOP_SIGNALS, Child, is_running, reap, signal_pipe, start
 from .command import algorithm_command
 from .directories import PostClean, make_writable
 from .errors import Interrupted, StartFailed, WorkerLost
 from .freeing import Freeing
 from .inherited import Inherited
-from .ledger import Ledger
+from .ledger import AcceptedTask, Ledger
 from .linked_input import claim_task_folders, leave_empty
 from .log_channel import LogChannels
 from .logs import configure, logger
@@ -45,6 +46,8 @@ START_POLL_SECONDS = 0.005
 
 NGINX_SECONDS = 1.0
 """How long nginx may stay once gunicorn has ended and no client takes any more of its answer."""
+
+UNEXPECTED = "PID 1 failed unexpectedly"
 
 
 def serve(settings: Settings) -> int:
@@ -96,12 +99,14 @@ class Supervisor:
         self._children: dict[int, Child] = {}
         self._reports: dict[int, int] = {}  # pid of the process that reports: worker whose tasks it reports
         self._stopping = False
+        self._is_over = False
         self._why = ""  # what failed, if anything did
         self._deadline = time.monotonic() + START_SECONDS
+        self._give_up_at = math.inf
         self._nginx_ends_at = 0.0
         self._unsent: dict[str, int] = {}
         self._selector = selectors.DefaultSelector()
-        self._signals = signal_socket()
+        self._signals = signal_pipe()
         self._selector.register(self._signals, selectors.EVENT_READ, self._take_signals)
         self._selector.register(self._ledger, selectors.EVENT_READ, self._hear_workers)
 
@@ -144,14 +149,17 @@ class Supervisor:
         """Watch over the children until all are gone, and return the exit code."""
         if self._inherited.settings.signing_key is None:
             logger.warning("There is no signing key: results are not signed")
-        while not (self._stopping and self._all_ended()):
+        while not self._is_over:
             try:
                 self._watch()
+                self._is_over = self._stopping and self._all_ended()
             except StartFailed as error:
                 self._fail(str(error))
             except Exception:  # whatever it is, no child may be left alone
-                logger.exception("PID 1 failed unexpectedly")
-                self._fail("PID 1 failed unexpectedly")
+                if self._why != UNEXPECTED:  # while we stop it may fail again and again
+                    logger.exception(UNEXPECTED)
+                self._fail(UNEXPECTED)
+                self._is_over = time.monotonic() > self._give_up_at
         end_orphans()
         leave_empty((self._inherited.input, self._inherited.output))  # of a task whose worker was lost
         self._post_clean.clean()
@@ -218,7 +226,7 @@ class Supervisor:
     # -- what happens while it runs
 
     def _take_signals(self) -> None:
-        for signum in self._signals.recv(4096):
+        for signum in self._signals.read(4096) or b"":
             if signum in STOP_SIGNALS:
                 logger.info("Received %s", signal.Signals(signum).name)
                 self._stop()
@@ -268,19 +276,32 @@ class Supervisor:
                         self._scoreboard.state.stuck = Stuck.PROCESSES
         tasks = self._ledger.unfinished(worker)
         if tasks:
-            logger.error("Worker %d ended with %d unfinished tasks", worker, len(tasks))
-            reason = Interrupted if self._stopping else WorkerLost
-            inherited = self._inherited
-            body = partial(run_reporter, tasks, reason, inherited.settings, inherited.channels)
-            self._reports[self._start("report", body).pid] = worker
-            self._ledger.forget(worker)  # not before a process has them
+            self._report(worker, tasks)
         else:
             self._scoreboard.clear_slots(worker)
+
+    def _report(self, worker: int, tasks: list[AcceptedTask]) -> None:
+        """Have a process tell of tasks that were lost; where none can be had we stop, and try again until the end."""
+        inherited = self._inherited
+        reason = Interrupted if self._stopping else WorkerLost
+        body = partial(run_reporter, tasks, reason, inherited.settings, inherited.channels)
+        try:
+            self._reports[self._start("report", body).pid] = worker
+        except OSError as error:
+            if not self._stopping:
+                self._fail(f"no process can be started to tell of lost tasks: {error.strerror}")
+            if time.monotonic() < self._give_up_at:
+                return
+            logger.critical("Nobody could tell of %d lost tasks: %s", len(tasks), error.strerror)
+        else:
+            logger.error("Worker %d ended with %d unfinished tasks", worker, len(tasks))
+        self._ledger.forget(worker)  # not before a process has them
 
     # -- stopping
 
     def _fail(self, why: str) -> None:
-        logger.critical("Stopping: %s", why)
+        if why != self._why:
+            logger.critical("Stopping: %s", why)
         self._why = why
         self._stop()
 
@@ -289,7 +310,7 @@ class Supervisor:
         if self._stopping:
             return
         self._stopping = True
-        self._deadline = time.monotonic() + STOP_SECONDS
+        self._deadline = self._give_up_at = time.monotonic() + STOP_SECONDS
         self._nginx_ends_at = time.monotonic() + NGINX_SECONDS
         for child, signum in (
             (self._gunicorn, signal.SIGTERM),
@@ -319,7 +340,7 @@ class Supervisor:
         self._hear_workers()
         for worker in self._ledger.workers():
             self._worker_ended(worker)
-        return not self._children
+        return not self._children and not self._ledger.workers()
 
     def _kill_everything(self) -> None:
         logger.error("Not everything ended within %g s; killing it", STOP_SECONDS)

@@ -2,13 +2,14 @@
 
 import os
 import resource
+import signal
 import socket
 import subprocess
 from concurrent.futures import ThreadPoolExecutor, wait
 from socket import AF_UNIX
 from typing import TYPE_CHECKING
 
-from server import START_SECONDS, Answer, Process, Server, eventually, is_signed, serving
+from server import START_SECONDS, Answer, Process, Server, eventually, is_signed, process_table, serving
 
 if TYPE_CHECKING:
     from conftest import Bucket
@@ -119,3 +120,18 @@ def test_a_worker_that_may_start_no_process_says_so_and_runs_the_next_task(s3_en
         limit_processes(worker, str(resource.getrlimit(resource.RLIMIT_NPROC)[1]))
         assert server.run(server.task(bucket, "next", "")).json()["return_code"] == 0
         assert [process.pid for process in server.workers] == [worker.pid]
+
+
+def test_a_lost_task_has_its_result_once_there_is_a_process_again_to_tell_it(
+    s3_endpoint: str, bucket: "Bucket"
+) -> None:
+    with serving(s3_endpoint, warnings=ANYTHING, MODEL_SERVER_WORKERS="1") as server:
+        posted = server.post_blocking(bucket, "lost")
+        pid_1 = process_table()[server.pid]
+        leave_files(pid_1, 0)
+        os.kill(server.workers[0].pid, signal.SIGKILL)
+        eventually(lambda: any("Stopping: " in line for line in server.own_lines("stderr")), "the word to stop")
+        limit(pid_1, resource.RLIMIT_NOFILE)
+        assert server.ended() == 1
+        assert posted.answer().status in (502, 503)
+        assert bucket.result("/out/lost")["error"]["code"] in ("interrupted", "worker_lost")

@@ -121,7 +121,7 @@ def test_what_held_something_keeps_it_and_what_came_with_tasks_but_not_what_was_
     (tmp_path / "of a task").touch()
     (tmp_path / "of the program at its start").touch()
     cleaning.clean()
-    assert tree(tmp_path) == ["held", "held/fetched", "mounted", "of a task", "of the program at its start"]
+    assert tree(tmp_path) == ["held", "mounted", "of a task", "of the program at its start"]
 
 
 def test_a_folder_that_held_something_is_not_touched_at_all(tmp_path: Path) -> None:

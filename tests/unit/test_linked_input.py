@@ -208,6 +208,17 @@ def test_a_task_folder_beside_the_links_is_never_taken_for_one(tmp_path: Path, n
     assert not place.is_symlink()
 
 
+@pytest.mark.parametrize("name", ["GROUND_TRUTH_PATH", "MODEL_PATH", "WRITABLE_DIRECTORIES", "POST_CLEAN_DIRECTORIES"])
+def test_a_folder_that_is_not_a_tasks_stays_whatever_it_lies_in(tmp_path: Path, name: str) -> None:
+    place = tmp_path / "data" / "theirs-input" / "inner"
+    folder = claimed(tmp_path, **{name: str(place)})
+    place.mkdir(parents=True)
+    (place / "file").touch()
+    folder.reset()
+    assert (place / "file").exists()
+    assert folder.link("theirs") == folder.folder.path
+
+
 # -- what a program does while it runs
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -62,3 +64,20 @@ def test_an_answer_larger_than_the_room_for_it_is_refused_before_it_begins(
         with pytest.raises(OutputDiskFull):
             answers.begin(packed(IN_MEMORY_BYTES + 1), Cancellation())
     answers.begin(packed(IN_MEMORY_BYTES), Cancellation()).file.close()
+
+
+def test_an_answer_that_no_descriptor_is_free_for_gives_its_place_back(
+    packed: Callable[[], Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    answers = Sending(tmp_path / "bodies")
+    with monkeypatch.context() as full:
+        full.setattr(sending.os, "dup", refuse)
+        for _ in range(SENDERS):
+            with pytest.raises(OSError, match="Too many open files"):
+                answers.begin(packed(), Cancellation())
+    cancelled = Cancellation()
+    cancelled.cancel(Interrupted())  # it would be raised by one that waits
+    answers.begin(packed(), cancelled).file.close()
