@@ -25,8 +25,8 @@ static const char *const hidden[] = {
     "HOSTALIASES", "LOCALDOMAIN", "RES_OPTIONS", "RESOLV_*",
     /* OpenSSL, and who uses it: configuration, certificates, a file for the keys of connections */
     "CTLOG_FILE", "OPENSSL_*", "QLOGDIR", "RANDFILE", "REQUESTS_CA_BUNDLE", "SSLKEYLOGFILE", "SSL_CERT_*",
-    /* nginx and gunicorn: options, sockets that they would take over */
-    "FORWARDED_ALLOW_IPS", "GUNICORN_*", "LISTEN_*", "NGINX", "PORT", "SENDFILE", "WEB_CONCURRENCY",
+    /* nginx and gunicorn: options, sockets that they would take over, a path that all requests would need */
+    "FORWARDED_ALLOW_IPS", "GUNICORN_*", "LISTEN_*", "NGINX", "PORT", "SCRIPT_NAME", "SENDFILE", "WEB_CONCURRENCY",
     /* Python's own that -E leaves, and its packages: debuggers, plugins, folders that may not be there */
     "BOTO*", "FLASK_*", "PYDANTIC_*", "TEMP", "TMP", "TMPDIR", "WERKZEUG_*", "_PYTHON_*",
 };

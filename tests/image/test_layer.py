@@ -26,7 +26,18 @@ import os, shutil
 os.mkdir("/output/images")
 shutil.copyfile("/input/images/scan.mha", "/output/images/scan.mha")
 """
-HIDDEN = ("LANG", "LC_ALL", "TZ", "TZDIR", "OPENSSL_CONF", "SSLKEYLOGFILE", "GUNICORN_CMD_ARGS", "FLASK_DEBUG", "NGINX")
+HIDDEN = (
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "TZDIR",
+    "OPENSSL_CONF",
+    "SSLKEYLOGFILE",
+    "GUNICORN_CMD_ARGS",
+    "FLASK_DEBUG",
+    "NGINX",
+    "SCRIPT_NAME",
+)
 PRETENDED = ("LANGUAGES", "TZX", "LCALL", "GUNICORN", "PATH_INFO")
 """Names that only look like those of variables that are hidden."""
 
