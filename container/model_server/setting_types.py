@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SecretBytes
+from pydantic import AfterValidator, BeforeValidator, Field, SecretBytes
 
 from .s3_uri import S3Address, parse_s3_uri
 
@@ -17,6 +17,9 @@ NO_PLUGINS = ModuleType("pydantic.plugin._loader")
 
 vars(NO_PLUGINS)["get_plugins"] = tuple
 sys.modules.setdefault(NO_PLUGINS.__name__, NO_PLUGINS)
+
+MOST_TRANSFERS = 256
+"""The drop-in's are not threads: what asks for more of them than do any good is no mistake."""
 
 Command = list[str] | str
 """A Dockerfile's exec form (a list) or shell form (a string)."""
@@ -81,4 +84,5 @@ OnlyTrue = Annotated[bool, BeforeValidator(_only_true)]
 Paths = Annotated[tuple[Path, ...], BeforeValidator(read_paths)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 S3Uri = Annotated[S3Address | None, BeforeValidator(_object)]
+Transfers = Annotated[int, Field(ge=1), AfterValidator(lambda number: min(number, MOST_TRANSFERS))]
 Upper = BeforeValidator(_upper)

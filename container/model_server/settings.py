@@ -18,7 +18,19 @@ from .archive_limits import ArchiveLimits
 from .cpus import usable_cpus
 from .errors import SettingsInvalid
 from .s3_uri import S3Address
-from .setting_types import CommandSetting, EncodedCommand, HexKey, Mode, OnlyTrue, Paths, Port, S3Uri, Upper, read_paths
+from .setting_types import (
+    CommandSetting,
+    EncodedCommand,
+    HexKey,
+    Mode,
+    OnlyTrue,
+    Paths,
+    Port,
+    S3Uri,
+    Transfers,
+    Upper,
+    read_paths,
+)
 
 DROP_IN_PREFIX = "GRAND_CHALLENGE_COMPONENT_"
 """The prefix of sagemaker-shim's variables."""
@@ -81,12 +93,13 @@ class Settings(BaseModel):
     drop_in_entrypoint: EncodedCommand = Field(
         None,
         validation_alias=AliasChoices(DROP_IN_PREFIX + "ENTRYPOINT_B64J"),
-        description="The image's ENTRYPOINT as base64 of JSON, as a platform records it; goes before the next.",
+        description="The image's ENTRYPOINT as base64 of JSON, as a platform records it. Where this or the next gives "
+        "a command, ALGORITHM_ENTRYPOINT and ALGORITHM_CMD are both left alone.",
     )
     drop_in_cmd: EncodedCommand = Field(
         None,
         validation_alias=AliasChoices(DROP_IN_PREFIX + "CMD_B64J"),
-        description="The image's CMD as base64 of JSON, as a platform records it; goes before the next.",
+        description="The image's CMD as base64 of JSON, as a platform records it.",
     )
     entrypoint: CommandSetting = Field(
         None,
@@ -222,7 +235,7 @@ class Settings(BaseModel):
     save_partial: bool = Field(
         False,
         validation_alias=AliasChoices("ALGORITHM_SAVE_PARTIAL"),
-        description="Whether what a task has written is uploaded below `<output_prefix>partial/` when a stop of the "
+        description="Whether what a task has written is uploaded below `<output_prefix>/partial/` when a stop of the "
         "container interrupts it.",
     )
     clean_tmp: bool = Field(
@@ -305,12 +318,11 @@ class Settings(BaseModel):
         validation_alias=AliasChoices("MODEL_SERVER_SETUP_RESULT_PREFIX", DROP_IN_PREFIX + "RUNTIME_OUTPUT_PREFIX"),
         description="Its prefix: the key is `<prefix>/.sagemaker_shim/runtime_setup_result.json`.",
     )
-    transfers: int = Field(
+    transfers: Transfers = Field(
         32,
-        ge=1,
-        le=256,
         validation_alias=AliasChoices("MODEL_SERVER_TRANSFERS", DROP_IN_PREFIX + "ASYNC_CONCURRENCY"),
-        description="Threads of a worker that copy files from or to S3, at most: 4 where S3 answers at once.",
+        description="Threads of a worker that copy files from or to S3, at most: 4 where S3 answers at once. More "
+        "than 256 are 256.",
     )
     max_archive_mb: int = Field(
         102_400,
@@ -352,7 +364,8 @@ class Settings(BaseModel):
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], Upper] = Field(
         "INFO",
         validation_alias=AliasChoices("LOG_LEVEL"),
-        description="The least level of our own log lines; the algorithm's are always there.",
+        description="The least level of our own log lines (DEBUG, INFO, WARNING, ERROR or CRITICAL); the algorithm's "
+        "are always there.",
     )
     s3_endpoint: str | None = Field(
         None,

@@ -106,7 +106,7 @@ BAD: dict[str, list[str]] = {
     "batch_strategy": ["RECORDS"],
     "max_payload_mb": ["-1", "101", "6MB", "1e9"],
     "signing_key": ["xyz", "abc", SECRET[:-1], " "],
-    "transfers": ["0", "257"],
+    "transfers": ["0", "many"],
     "max_archive_mb": ["-1", "1G"],
     "max_archive_files": ["-1", "many"],
     "max_archive_ratio": ["-1", "1.5"],
@@ -273,6 +273,10 @@ def test_a_command_or_an_address_is_never_repeated(name: str, value: str) -> Non
 def test_a_number_or_a_choice_is_repeated(name: str, value: str) -> None:
     (line,) = lines_of({name: value})
     assert line.endswith((f", not '{value}'", f", not {value}"))
+
+
+def test_more_transfers_than_do_any_good_are_the_most_that_do() -> None:
+    assert Settings.from_env({"GRAND_CHALLENGE_COMPONENT_ASYNC_CONCURRENCY": "300"}).transfers == 256
 
 
 def test_the_settings_are_frozen() -> None:
