@@ -97,12 +97,6 @@ between them. A tag is given by --tag."
   [[ $tag =~ ^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$ ]] || wrong_arguments "$tag can not be a tag."
 }
 
-wrong_arguments() {
-  printf '%s: %s\n\n' "${0##*/}" "$*" >&2
-  usage >&2
-  exit 64
-}
-
 # --- the steps, in order; each says its name, and what to do when it fails
 
 begin() {

@@ -112,12 +112,6 @@ read_build_arguments() {
   [[ -z $directory || -f $dockerfile ]] || die "There is no Dockerfile $dockerfile."
 }
 
-wrong_arguments() {
-  printf '%s: %s\n\n' "${0##*/}" "$*" >&2
-  usage >&2
-  exit 64
-}
-
 need_docker() {
   command -v docker >/dev/null || die 'Docker is needed, and there is no command of that name on PATH: install it.'
   docker version --format '{{.Server.Version}}' >/dev/null ||

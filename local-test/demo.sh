@@ -29,10 +29,7 @@ main() {
         usage
         exit
         ;;
-      *)
-        usage >&2
-        exit 64
-        ;;
+      *) wrong_arguments "There is no option $argument." ;;
     esac
   done
 

@@ -96,8 +96,8 @@ def test_a_signal_at_any_stage_leaves_nothing_behind(checkout: Path, word: str, 
     wait_until_gone(checkout, demo)
 
 
-def test_an_unknown_argument_is_refused_with_the_usage(checkout: Path) -> None:
-    demo = start_demo(checkout, "--prety")
+def test_an_unknown_argument_is_named_and_refused_with_the_usage(checkout: Path) -> None:
+    demo = start_demo(checkout, "--pretty", "--prety")
     output, _ = demo.communicate(timeout=DEADLINE_SECONDS)
     assert demo.returncode == 64
-    assert output.startswith("Usage: demo.sh [--pretty]")
+    assert output.startswith("demo.sh: There is no option --prety.\n\nUsage: demo.sh [--pretty]")
