@@ -1,5 +1,6 @@
 """The scripts of local-test/, started as a user starts them from a checkout; everything they say is kept."""
 
+import json
 import os
 import shutil
 import signal
@@ -109,3 +110,11 @@ def serving(checkout: Path, *arguments: str | Path) -> Iterator[tuple[Script, st
     finally:
         if script.process.poll() is None:
             script.end(signal.SIGINT)
+
+
+def program(folder: Path, text: str) -> str:
+    """Write a shell program, and return it as the variables that name a command have it."""
+    path = folder / "program"
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return json.dumps([str(path)])

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from server import SIGNING_KEY, Process, Server, eventually, launched, process_table, serving
+from server import SIGNING_KEY, Process, Server, eventually, is_signed, launched, process_table, serving
 
 from quiet_port import quiet_port
 
@@ -20,7 +20,13 @@ ALGORITHMS = Path(__file__).parent.parent / "algorithms"
 RESTARTED = "^Starting the algorithm's server again$"
 REFUSED = "^Invoke endpoint returned status 500, expected 201$"
 DIED = "^The algorithm's server (ended with exit code|was ended by)"
+LOST = r"was sent SIGKILL|unfinished tasks|exited|worker_lost|interrupted: |closed connection|reset by peer"
+STOPPED = r"^(Stopping|Stopped): "
+GIVEN_UP = "^Failed to start|didn.t pass the health check|^The algorithm's server can not be brought back$"
 SETUP_KEY = "/io/app/pk/.sagemaker_shim/runtime_setup_result.json"
+
+PID = 'echo $PPID >"$ALGORITHM_OUTPUT_PATH/pid"'
+"""A line of a script that writes the pid of the program that runs it as an output."""
 
 
 def program(name: str) -> str:
@@ -128,3 +134,18 @@ def setup_result(bucket: "Bucket", key: str = SETUP_KEY) -> dict[str, Any]:
 
 def is_setup_result_stored(bucket: "Bucket") -> bool:
     return "runtime_setup_result" in " ".join(bucket.keys())
+
+
+def run(server: Server, bucket: "Bucket", pk: str, script: str = PID, **more: Any) -> dict[str, Any]:
+    """Run a task that ends in a 200, and return its result, which is stored and signed."""
+    answer = server.run(server.task(bucket, pk, script, **more))
+    assert answer.status == 200, answer.body
+    result: dict[str, Any] = answer.json()
+    assert bucket.result(f"/out/{pk}") == result
+    assert is_signed(bucket, pk)
+    return result
+
+
+def pid_of(bucket: "Bucket", pk: str) -> int:
+    """Return the pid of the program that ran a task."""
+    return int(bucket.get(f"/out/{pk}/pid"))
