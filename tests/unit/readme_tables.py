@@ -5,7 +5,7 @@
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ HEADS = {
     "machine": [],
     "speed": ["| | Longshore | sagemaker-shim | others | target |", "|---|---:|---:|---:|---|"],
 }
+FAR_AWAY = 2**32
 MEASURED = TESTS / "benchmarks" / "results" / "results.json"
 
 
@@ -43,8 +44,16 @@ def settings_rows() -> list[str]:
     for field in Settings.model_fields.values():
         names = [f"`{name}`" for name in field.validation_alias.choices]  # type: ignore[union-attr]
         default = "CPUs" if field.default_factory else shown(field.default)
-        rows.append(f"| {names[0]} | {', '.join(names[1:])} | {default} | {field.description} |")
+        described = f"{field.description} {bounds(field.metadata)}"
+        rows.append(f"| {names[0]} | {', '.join(names[1:])} | {default} | {described} |")
     return [" ".join(row.split()) for row in rows]
+
+
+def bounds(metadata: Sequence[Any]) -> str:
+    """Return the sentence that says what a number may be, where there is a most that anybody could come near."""
+    least = next((rule.ge for rule in metadata if hasattr(rule, "ge")), None)
+    most = next((rule.le for rule in metadata if hasattr(rule, "le")), None)
+    return f"{least} to {most:,}." if most and most < FAR_AWAY else ""
 
 
 def shown(default: Any) -> str:
@@ -59,14 +68,15 @@ def error_rows() -> list[str]:
     """Return one row for each error that an answer or a result may show, in the order of the tree."""
     from model_server.errors import LongshoreError
 
-    return [f"| `{error.code}` | {error.http_status} | {sentence(error)} |" for error in leaves(LongshoreError)]
+    return [f"| `{error.code}` | {error.http_status} | {sentence(error)} |" for error in with_codes(LongshoreError)]
 
 
-def leaves(error: type) -> Iterator[type]:
-    if not error.__subclasses__():
+def with_codes(error: type) -> Iterator[Any]:
+    """Yield the errors of a tree that have a code of their own, in its order."""
+    if "code" in vars(error):
         yield error
     for kind in error.__subclasses__():
-        yield from leaves(kind)
+        yield from with_codes(kind)
 
 
 OWN_SENTENCES = {

@@ -11,7 +11,7 @@ from model_server import errors
 from model_server.errors import LongshoreError
 from model_server.settings import BODY_LIMIT_MB, Settings
 
-from .readme_tables import leaves
+from .readme_tables import with_codes
 
 CONTRACT = {
     "BodyUnreadable": "There was an error parsing the body",
@@ -54,7 +54,7 @@ FACTS |= {
 SILENT = (errors.AlgorithmFailed, errors.InvokeRefused)
 """Here the user is shown the algorithm's own last lines."""
 
-LEAVES = sorted(leaves(LongshoreError), key=lambda cls: cls.__name__)
+LEAVES = sorted(with_codes(LongshoreError), key=lambda cls: cls.__name__)
 
 
 def make(cls: type[LongshoreError]) -> LongshoreError:
@@ -88,7 +88,7 @@ def test_an_error_has_a_sentence_a_status_and_a_hint_that_can_be_read(cls: type[
     ],
 )
 def test_the_status_says_whose_fault_it_is(branch: type[LongshoreError], statuses: range) -> None:
-    assert {cls.http_status for cls in leaves(branch)} <= set(statuses)
+    assert {cls.http_status for cls in with_codes(branch)} <= set(statuses)
 
 
 @pytest.mark.parametrize("cls", LEAVES)
