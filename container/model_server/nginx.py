@@ -93,13 +93,13 @@ def _become_nginx(argv: list[str], folder: Path, user: int | None) -> None:
 
 
 def upstream_answers(folder: RunFolder) -> bool:
-    """Say whether gunicorn answers GET /ping on its socket at all."""
+    """Say whether gunicorn answers GET /ping on its socket as the predictor does, also before tasks can run."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(UPSTREAM_SECONDS)
         try:
             connection.connect(str(folder.socket))
             connection.sendall(b"GET /ping HTTP/1.1\r\nHost: longshore\r\nConnection: close\r\n\r\n")
-            return connection.recv(16).startswith(b"HTTP/1.1 ")
+            return connection.recv(12) in (b"HTTP/1.1 200", b"HTTP/1.1 503")
         except OSError:
             return False
 

@@ -89,7 +89,7 @@ class Scoreboard:
         return bool(state.listening and state.set_up and state.healthy and not state.stuck)
 
     def tickets(self) -> list[int]:
-        """Return the tickets of all who wait, at once: with many who look at each entry the queue would be all they do."""
+        """Return the tickets of all who wait, in one piece: many who look at each entry would do nothing else."""
         return [ticket for ticket in self._tickets.tolist() if ticket]
 
     def next_ticket(self) -> int:

@@ -3,6 +3,7 @@
 import json
 import re
 import socket
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from model_server.errors import (
     StartFailed,
     WorkerLost,
 )
-from model_server.nginx import ERRORS, PRIVATE_CODES, _render, executable, unsent
+from model_server.nginx import ERRORS, PRIVATE_CODES, _render, executable, unsent, upstream_answers
 from model_server.run_folder import RunFolder
 from model_server.settings import Settings
 
@@ -108,6 +109,29 @@ def test_what_a_client_has_not_taken_yet_is_seen() -> None:
                         ours.send(bytes(2**20))
                 assert list(unsent(port)) == [f"0100007F:{client.getsockname()[1]:04X}"]
     assert unsent(port) == {}
+
+
+@pytest.mark.parametrize(
+    ("answer", "answers"),
+    [("200 OK", True), ("503 Service Unavailable", True), ("500 Internal Server Error", False), (None, False)],
+)
+def test_gunicorn_answers_when_the_predictor_does(tmp_path: Path, answer: str | None, answers: bool) -> None:
+    folder = RunFolder(tmp_path, tmp_path / "bodies", None)
+    folder.socket.parent.mkdir(exist_ok=True)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(folder.socket))
+        listener.listen()
+
+        def reply() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(f"HTTP/1.1 {answer}\r\n\r\n".encode() if answer else b"")
+
+        thread = threading.Thread(target=reply)
+        thread.start()
+        assert upstream_answers(folder) is answers
+        thread.join()
 
 
 @pytest.mark.parametrize("folder", ["bin", "sbin"])
