@@ -63,11 +63,12 @@ class PostClean:
     def clean(self) -> None:
         """Empty the folders; the log says what can't be removed."""
         for path, before in self._before.items():
-            fetched = {parent: names for parent, names in self._fetched.items() if parent.is_relative_to(path)}
-            for parent, names in (fetched if before else {path: None}).items():
-                with _opened(parent) as folder:
-                    if folder is not None:
-                        _remove_all(parent, folder, set(os.listdir(folder)) if names is None else names)
+            if not before:
+                _empty(path)
+                continue
+            for parent, names in self._fetched.items():
+                if parent.is_relative_to(path):
+                    _empty(parent, names)
 
 
 class Leftovers:
@@ -132,6 +133,13 @@ def _open_real(path: Path) -> int:
         return open_writable(path.name, home)
     finally:
         os.close(home)
+
+
+def _empty(path: Path, names: set[str] | None = None) -> None:
+    """Remove these names from a folder, or all; our log says what can't be removed."""
+    with _opened(path) as folder:
+        if folder is not None:
+            _remove_all(path, folder, set(os.listdir(folder)) if names is None else names)
 
 
 def _remove_all(path: Path, folder: int, names: set[str]) -> None:

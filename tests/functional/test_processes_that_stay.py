@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from invocation import INVOKE, Invocation
@@ -95,17 +95,25 @@ def test_an_answer_stays_though_nobody_could_look(
     assert "Nobody could look for processes that are left: Too many open files" in rig.log_text()
 
 
+def run_helplessly(
+    invoke: Invocation, script: str, pid: Path, tasks: list[Any], **settings: str
+) -> subprocess.CompletedProcess[bytes]:
+    """Run tasks where we may not end the program; what it leaves, whose pid is in a file, is ended afterwards."""
+    command = json.dumps(["/bin/sh", "-c", script])
+    environment = {"ALGORITHM_USER": "12345", "ALGORITHM_ENTRYPOINT": command} | settings
+    try:
+        return invoke.run(None, "-t", json.dumps(tasks), env=environment, program=[*HELPLESS, *INVOKE])
+    finally:
+        os.kill(pid_in(pid), signal.SIGKILL)
+
+
 def test_the_tasks_behind_one_whose_processes_stay_are_told_so(
     invoke: Invocation, bucket: Bucket, open_folder: Path
 ) -> None:
     pid = open_folder / "pid"
     daemon = f"setsid sh -c 'echo $$ >{pid}; exec sleep 60' & until [ -s {pid} ]; do sleep 0.01; done"
-    environment = {"ALGORITHM_USER": "12345", "ALGORITHM_ENTRYPOINT": json.dumps(["/bin/sh", "-c", daemon])}
     tasks = [bucket.task("leaves"), bucket.task("next")]
-    try:
-        ended = invoke.run(None, "-t", json.dumps(tasks), env=environment, program=[*HELPLESS, *INVOKE])
-    finally:
-        os.kill(pid_in(pid), signal.SIGKILL)
+    ended = run_helplessly(invoke, daemon, pid, tasks)
     assert ended.returncode == 0
     assert signed_result(bucket, tasks[0])["return_code"] == 0
     assert signed_result(bucket, tasks[1])["error"]["code"] == "processes_not_ended"
@@ -115,14 +123,8 @@ def test_a_program_that_can_not_be_ended_costs_its_task_no_result(
     invoke: Invocation, bucket: Bucket, open_folder: Path
 ) -> None:
     pid = open_folder / "pid"
-    stays = f"echo $$ >{pid}; exec sleep 100"
-    environment = {"ALGORITHM_USER": "12345", "ALGORITHM_ENTRYPOINT": json.dumps(["/bin/sh", "-c", stays])}
-    environment["ALGORITHM_GRACE_SECONDS"] = "0"
     tasks = [bucket.task("stays", timeout="PT1S"), bucket.task("next")]
-    try:
-        ended = invoke.run(None, "-t", json.dumps(tasks), env=environment, program=[*HELPLESS, *INVOKE])
-    finally:
-        os.kill(pid_in(pid), signal.SIGKILL)
+    ended = run_helplessly(invoke, f"echo $$ >{pid}; exec sleep 100", pid, tasks, ALGORITHM_GRACE_SECONDS="0")
     assert ended.returncode == 0
     assert signed_result(bucket, tasks[0])["error"]["code"] == "time_limit_exceeded"
     assert b"did not end within 5 s of SIGKILL; it is left behind" in ended.stderr
