@@ -36,7 +36,7 @@ from .logs import logger, tell_user
 from .loopback_call import CallBroken, CallRefused, LoopbackCall
 from .orphans import any_orphans, end_orphans, reap_orphans
 from .peak_memory import high_water_bytes
-from .processes import end_group, group_exists, signal_group, signal_name
+from .processes import GROUP_POLL_SECONDS, end_group, group_runs, signal_group, signal_name
 from .program import Program
 from .resident_channel import DONE, Answer, Question, ResidentChannel
 from .scoreboard import ServerState
@@ -49,7 +49,6 @@ PATIENT_SECONDS = 30.0
 LONG_HEALTH_PAUSE_SECONDS = 1.0
 """The pause for a server that takes longer than this to start: each call may be a line of its log."""
 
-GROUP_POLL_SECONDS = 0.02
 REAP_SECONDS = 1.0
 EXIT_SECONDS = 0.1
 """How long after a broken call it is waited for whether the server has ended by itself, so that the log says how."""
@@ -273,7 +272,7 @@ class AlgorithmServer:
         kill_at = time.monotonic() + self._settings.grace_seconds
         while self._process.poll() is None and time.monotonic() < kill_at:
             self._step(kill_at - time.monotonic())
-        while group_exists(pid) and time.monotonic() < kill_at:  # the others of the group have their grace too
+        while group_runs(pid) and time.monotonic() < kill_at:  # the others of the group have their grace too
             self._step(GROUP_POLL_SECONDS)
         end_group(pid)
         self._process.wait()

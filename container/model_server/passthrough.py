@@ -20,7 +20,7 @@ from typing import NamedTuple
 from .children import JOB_STOP_SECONDS, STOP_SIGNALS, signal_pipe
 from .orphans import end_orphans, reap_orphans
 from .prctl import adopt_orphans
-from .processes import end_group, group_exists, signal_group, signal_name
+from .processes import GROUP_POLL_SECONDS, end_group, group_runs, signal_group, signal_name
 from .program import Program
 
 CHECKPOINT_SECONDS = JOB_STOP_SECONDS - 5.0
@@ -29,7 +29,6 @@ CHECKPOINT_SECONDS = JOB_STOP_SECONDS - 5.0
 STDERR = 2
 READ_BYTES = 64 * 1024
 KEPT_BYTES = 8 * 1024
-GROUP_POLL_SECONDS = 0.02
 STUCK_STDERR_SECONDS = 10.0
 STUCK_STDERR_SECONDS_ONCE_ASKED = 2.0
 
@@ -83,7 +82,7 @@ class _Run:
         code = self._process.returncode = os.waitstatus_to_exitcode(status)
         if self._asked_by not in (0, signal.SIGTERM):
             signal_group(group, signal.SIGTERM)  # a shell has what it started in the background ignore SIGINT
-        while self._asked_by and group_exists(group) and not self._outstayed:
+        while self._asked_by and group_runs(group) and not self._outstayed:
             self._step(None)  # the others of the group may have a checkpoint of their own
         end_group(group)
         end_orphans()

@@ -23,10 +23,9 @@ from .log_channel import LogChannels
 from .logs import logger
 from .orphans import end_orphans, own_children, reap_orphans
 from .peak_memory import SAMPLE_SECONDS, PeakMemory
-from .processes import end_group, group_exists, signal_group
+from .processes import GROUP_POLL_SECONDS, end_group, group_runs, signal_group
 from .program import Program
 
-GROUP_POLL_SECONDS = 0.02
 KILLED_SECONDS = 5.0
 """How long a program may take to be gone after SIGKILL: one that waits for a device or a dead network disk never is."""
 
@@ -131,7 +130,7 @@ class _Run:
         if self._stop_reason is None:
             signal_group(self._process.pid, signal.SIGKILL)  # while its leader is not reaped the number is its own
         code, max_resident_kib = self._reap()
-        while self._stage == _Stage.ASKED and group_exists(self._process.pid) and time.monotonic() < self._due:
+        while self._stage == _Stage.ASKED and group_runs(self._process.pid) and time.monotonic() < self._due:
             self._step(None, GROUP_POLL_SECONDS)  # the others of the group have their grace too
         end_group(self._process.pid)
         if left := end_orphans(but=self._others):

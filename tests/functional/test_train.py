@@ -319,6 +319,18 @@ def test_what_the_program_leaves_behind_is_ended_and_does_not_hold_up_the_end(jo
     assert job.failure.read_text().endswith("last words")
 
 
+def test_a_zombie_of_the_group_that_nobody_reaps_is_not_waited_for(job: Job) -> None:
+    """Its parent has left the group, and lives; what obeyed the word to stop is not blamed for it."""
+    parent = job.root / "parent"
+    process = job.start("train", f"(: & exec setsid sh -c 'echo $$ >{parent}; exec sleep 120') & sleep 120")
+    pid_in(parent)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=DEADLINE_SECONDS)
+    assert process.returncode == 143
+    assert job.failure.read_text().startswith("The algorithm was ended by SIGTERM")
+    assert not is_running(pid_in(parent))
+
+
 def test_orphans_are_reaped_while_it_trains(job: Job) -> None:
     orphan = "(sh -c 'echo $$ >new; mv new pid; exec sleep 0.1' &); "
     wait = "i=0; while {}; do sleep 0.05; i=$((i + 1)); [ $i -lt 200 ] || exit {}; done; "
