@@ -69,14 +69,14 @@ def retried_part(retry: Retry, attempt: Callable[[], T], whole: type[Exception])
     Such a fault is raised at once, for whoever tries the whole again.
     """
 
-    def once() -> tuple[T, bool] | tuple[None, bool]:
+    def once() -> T | Exception:
         try:
-            return attempt(), True
-        except whole:
-            return None, False
+            return attempt()
+        except whole as fault:
+            return fault
 
-    result, is_done = retry(once)
-    if not is_done:
+    result = retry(once)
+    if isinstance(result, whole):
         raise whole
     done: T = result
     return done

@@ -292,7 +292,7 @@ class Supervisor:
                 self._fail(f"no process can be started to tell of lost tasks: {error.strerror}")
             if time.monotonic() < self._give_up_at:
                 return
-            logger.critical("Nobody could tell of %d lost tasks: %s", len(tasks), error.strerror)
+            self._fail(f"nobody could tell of {len(tasks)} lost tasks: {error.strerror}")
         else:
             logger.error("Worker %d ended with %d unfinished tasks", worker, len(tasks))
         self._ledger.forget(worker)  # not before a process has them

@@ -98,9 +98,9 @@ def test_a_connection_waits_for_a_file_to_be_free(s3_endpoint: str, bucket: "Buc
         assert [process.pid for process in server.workers] == [worker.pid]
 
 
-def limit_processes(worker: Process, most: str) -> None:
-    """Set how many processes the user of a worker may have when it starts another."""
-    subprocess.run([*COUNTED_USER, "prlimit", f"--pid={worker.pid}", f"--nproc={most}:"], check=True)
+def limit_processes(process: Process, most: str) -> None:
+    """Set how many processes the user of one may have when it starts another."""
+    subprocess.run([*COUNTED_USER, "prlimit", f"--pid={process.pid}", f"--nproc={most}:"], check=True)
 
 
 def test_a_worker_that_may_start_no_process_says_so_and_runs_the_next_task(s3_endpoint: str, bucket: "Bucket") -> None:
@@ -135,3 +135,17 @@ def test_a_lost_task_has_its_result_once_there_is_a_process_again_to_tell_it(
         assert server.ended() == 1
         assert posted.answer().status in (502, 503)
         assert bucket.result("/out/lost")["error"]["code"] in ("interrupted", "worker_lost")
+
+
+def test_a_stop_that_leaves_a_lost_task_untold_is_a_failure(s3_endpoint: str, bucket: "Bucket") -> None:
+    with serving(s3_endpoint, *COUNTED_USER, warnings=ANYTHING, MODEL_SERVER_WORKERS="1") as server:
+        posted = server.post_blocking(bucket, "lost")
+        (worker,) = server.workers
+        os.kill(worker.pid, signal.SIGSTOP)
+        os.kill(server.pid, signal.SIGTERM)
+        eventually(lambda: any("Received SIGTERM" in line for line in server.own_lines("stdout")), "the word to stop")
+        limit_processes(process_table()[server.pid], "1")
+        os.kill(worker.pid, signal.SIGKILL)
+        assert server.ended() == 1
+        assert posted.answer().status in (502, 503)
+        assert any("nobody could tell of 1 lost tasks: " in line for line in server.own_lines("stderr"))
