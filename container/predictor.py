@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Protocol
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge
@@ -20,14 +19,16 @@ from model_server.admission import admitted
 from model_server.callers import Caller, Doorkeeper
 from model_server.cancellation import Cancellation
 from model_server.client import watched
+from model_server.ledger import Ledger
 from model_server.logs import logger
 from model_server.machine_limits import unexpected
 from model_server.orphans import any_orphans
-from model_server.payload import Body, Payload
+from model_server.payload import Payload
 from model_server.payload_answer import Quality
 from model_server.payload_http import failed_run, file_response, payload_of, quality_of
 from model_server.payload_run import Ended, run_payload
-from model_server.result import MAX_HTTP_BYTES, http_documents
+from model_server.read_ahead import Readable
+from model_server.result import MAX_HTTP_BYTES, ErrorReport, http_documents
 from model_server.run_folder import RunFolder
 from model_server.runner import Outcome, Server, run_task
 from model_server.scoreboard import Scoreboard, Stuck
@@ -43,14 +44,6 @@ CALLER_HEADER = "X-Longshore-Caller"
 MEGABYTE = 1024 * 1024  # as nginx counts
 
 
-class Ledger(Protocol):
-    """Is told which tasks this process has, so that none is lost when the process is."""
-
-    def accepted(self, tasks: list[Task]) -> None: ...
-
-    def finished(self, task: Task) -> None: ...
-
-
 class Predictor:
     """Runs the tasks that are posted to one worker, and ends them when the worker stops."""
 
@@ -62,11 +55,25 @@ class Predictor:
         self._slots = Slots(folder.locks, scoreboard)
         self._sending = Sending(folder.bodies)
         self._ledger = ledger
+        self._places = threading.BoundedSemaphore(server.settings.slots + server.settings.queue_limit)
         self._reading = threading.Lock()
         self._running: set[Cancellation] = set()
         self._stopping = False
 
-    def read(self, body: Body, announced_bytes: int | None, lines: bool) -> tuple[list[Task], bool]:
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Hold one of as many places as requests can run or wait, so that the others leave threads for /ping.
+
+        Raises QueueFull at once when none is free: a request of this worker alone would find the queue full later.
+        """
+        if not self._places.acquire(blocking=False):
+            raise errors.QueueFull
+        try:
+            yield
+        finally:
+            self._places.release()
+
+    def read(self, body: Readable, announced_bytes: int | None, lines: bool) -> tuple[list[Task], bool]:
         """Return what `read_tasks` does, one body at a time: until its turn comes, a body lies in nginx's file."""
         with self._reading:
             return read_tasks(body, announced_bytes, lines)
@@ -82,7 +89,7 @@ class Predictor:
                     outcomes.append(run_task(task, self.server, cancellation, slot.runs, queue_seconds))
                 finally:
                     self._ledger.finished(task)
-                self._note_stuck_folders(outcomes[-1].error)
+                self._note_stuck_folders(outcomes[-1].result.error)
             return outcomes
 
     def run_payload(self, payload: Payload, quality: Quality, arrived: float) -> Ended:
@@ -119,8 +126,8 @@ class Predictor:
         except OSError as error:
             logger.warning("Nobody could look for processes that are left: %s", error.strerror)
 
-    def _note_stuck_folders(self, error: errors.LongshoreError | None) -> None:
-        if isinstance(error, errors.FoldersNotReset):
+    def _note_stuck_folders(self, error: errors.LongshoreError | ErrorReport | None) -> None:
+        if error and error.code == errors.FoldersNotReset.code:
             self.scoreboard.state.stuck = Stuck.FOLDERS
 
     @contextmanager
@@ -178,10 +185,12 @@ def create_app(predictor: Predictor) -> Flask:
         arrived = time.monotonic()
         if not predictor.scoreboard.ready:
             raise errors.NotReady
-        if _is_payload(settings.payloads):
-            return _payload_answer(predictor.run_payload(payload_of(request, _body()), quality_of(request), arrived))
-        tasks, as_lines = predictor.read(_body(), request.content_length, request.mimetype in LINES_TYPES)
-        return _answer(predictor.run(tasks, arrived), as_lines)
+        with predictor.place():
+            if _is_payload(settings.payloads):
+                payload = payload_of(request, _body())
+                return _payload_answer(predictor.run_payload(payload, quality_of(request), arrived))
+            tasks, as_lines = predictor.read(_body(), request.content_length, request.mimetype in LINES_TYPES)
+            return _answer(predictor.run(tasks, arrived), as_lines)
 
     @app.after_request
     def read_to_the_end(response: Response) -> Response:
@@ -230,9 +239,9 @@ def _is_payload(payloads: bool) -> bool:
     return True
 
 
-def _body() -> Body:
+def _body() -> Readable:
     """Return what the body is read from; nginx has counted and bounded it, chunked or not, so that it has an end."""
-    body: Body = request.environ["wsgi.input"]
+    body: Readable = request.environ["wsgi.input"]
     return body
 
 

@@ -196,8 +196,6 @@ def _claim(
                 store(Record(task, error=FoldersNotReset()).result(), task, settings.signing_key, storage)
             except NOT_STORED as error:
                 logger.error("Task %s: %s", task.pk, error)
-            except Exception:
-                logger.exception("The result of task %s could not be uploaded", task.pk)
         raise
 
 

@@ -31,6 +31,9 @@ def start(name: str, body: Callable[[], None], end_with: int) -> Child:
     reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         return Child(name, _fork(body, writer, end_with), ProcessOutput(name, reader))
+    except OSError:
+        os.close(reader)
+        raise
     finally:
         os.close(writer)
 
@@ -39,7 +42,12 @@ def _fork(body: Callable[[], None], output: int, end_with: int) -> int:
     """Fork; the new process is in a group of its own, because a Ctrl-C at the terminal is for PID 1 to pass on."""
     parent = os.getpid()
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # the new process would take one for its parent, and live on
-    if pid := os.fork():
+    try:
+        pid = os.fork()
+    except OSError:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        raise
+    if pid:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         return pid
     code = 1

@@ -123,7 +123,8 @@ def invoke(settings: Settings, tasks: str | None, file: str | None) -> int:
     "the latter where Longshore has such names.",
 )
 def check(base: bool, by_entrypoint: bool | None) -> None:
-    """Say what of this image would not run on SageMaker. Nothing of it is run."""
+    """Say what of this image would not run on SageMaker. The algorithm is not run."""
+    _end_at_once_on_signals()
     from .image_check import find_faults
 
     faults = find_faults(with_algorithm=not base, by_entrypoint=by_entrypoint)
@@ -139,6 +140,7 @@ def check(base: bool, by_entrypoint: bool | None) -> None:
 @click.argument("image")
 def dockerfile(inherited: bool, image: str) -> None:
     """Print the Dockerfile that completes IMAGE, in which this runs; on stdin is what `docker image inspect` says."""
+    _end_at_once_on_signals()
     from .adaptation import ConfigUnusable
     from .command import is_program
     from .dockerfile import completing_dockerfile, inspected_config
@@ -157,6 +159,7 @@ def dockerfile(inherited: bool, image: str) -> None:
 @main.command(hidden=True)
 def layer() -> None:
     """Write the layer that an image is adapted with to stdout."""
+    _end_at_once_on_signals()
     from .layer import write_layer
 
     if sys.stdout.isatty():
@@ -219,10 +222,10 @@ def adapt(source: str, target: str, layer: Path | None, dry_run: bool) -> None:
     The layer is $LONGSHORE_LAYER unless it is named. Without one it is that of the container in which this runs, or
     longshore-layer.tar.gz in the checkout.
     """
+    _end_at_once_on_signals()
     from .adapt import adapt as adapt_image
     from .image_errors import ImageError
 
-    _end_at_once_on_signals()
     uncollected.begin()
     try:
         click.echo(_printable(adapt_image(source, target, layer=layer, dry_run=dry_run, say=_say)))

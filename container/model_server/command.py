@@ -15,6 +15,9 @@ from .settings import Settings
 DEFAULT_PROGRAM = Path("/opt/algorithm/run")
 DEFAULT_TRAIN_PROGRAM = Path("/opt/algorithm/train")
 
+SHELL_FORM = ["/bin/sh", "-c"]
+"""What Docker puts before a command that is a string."""
+
 LOOKS_FOR_ARGUMENTS = re.compile(r"\$\{?[0-9@*#]")
 
 
@@ -34,7 +37,7 @@ def algorithm_command(
 def takes_arguments(settings: Settings) -> bool:
     """Say whether arguments reach the algorithm: an ENTRYPOINT in shell form takes none, also where it is a list."""
     entrypoint = _recorded(settings)[0]
-    if isinstance(entrypoint, list) and entrypoint[:2] == _shell("")[:2] and len(entrypoint) == 3:
+    if isinstance(entrypoint, list) and entrypoint[:2] == SHELL_FORM and len(entrypoint) == 3:
         return bool(LOOKS_FOR_ARGUMENTS.search(entrypoint[2]))  # else it is what Docker makes of the shell form
     return not isinstance(entrypoint, str)
 
@@ -75,4 +78,4 @@ def combine(entrypoint: Command | None, cmd: Command | None) -> list[str]:
 
 
 def _shell(line: str) -> list[str]:
-    return ["/bin/sh", "-c", line]
+    return [*SHELL_FORM, line]

@@ -27,9 +27,8 @@ from .heap import give_back_what_is_large
 from .inherited import Inherited
 from .logs import logger
 from .machine_limits import is_refusal, started_pool
-from .nginx import error_body
 from .prctl import adopt_orphans
-from .processes import end_group
+from .refusals import error_body
 from .runner import Server
 from .sending import SENDERS
 from .storage import Storage
@@ -160,14 +159,8 @@ class ModelServer(Application):
         adopt_orphans()  # so that what leaves a task's process group is found when the task ends
 
     def _worker_ended(self, arbiter: Arbiter, worker: Worker) -> None:
-        """End what a worker that is gone ran, free its place in the queue, and tell PID 1; in the arbiter.
-
-        PID 1 does what takes time.
-        """
+        """Free the places in the queue of a worker that is gone, and tell PID 1, which does what takes time."""
         pid = int(worker.pid)
-        for slot in self._inherited.scoreboard.slots:
-            if slot.worker == pid and slot.group:
-                end_group(slot.group)
         self._inherited.scoreboard.forget_waiting(pid)
         self._inherited.ledger.worker_ended(pid)
 

@@ -1,4 +1,4 @@
-"""What of an image would not run on SageMaker, found out inside it and before it is pushed; nothing of it is run."""
+"""What of an image would not run on SageMaker, found out inside it before it is pushed; only its shell is run."""
 
 import filecmp
 import os
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from .command import DEFAULT_PROGRAM, algorithm_command, combine
+from .command import DEFAULT_PROGRAM, DEFAULT_TRAIN_PROGRAM, SHELL_FORM, algorithm_command, combine
 from .errors import GroupMissing, SettingsInvalid, UserInvalid, UserMissing
-from .program_check import SHELL_FORM, Unstartable, check_rights, needed_files
+from .program_check import Unstartable, check_rights, needed_files
 from .settings import DEFAULT_ML_PATH, Settings
 from .user import look_up
 
@@ -34,7 +34,7 @@ class Places:
     """Where things are in an image."""
 
     program: Path = DEFAULT_PROGRAM
-    train_program: Path = Path("/opt/algorithm/train")
+    train_program: Path = DEFAULT_TRAIN_PROGRAM
     launcher: Path = Path("/longshore/bin/longshore")
     ml: Path = DEFAULT_ML_PATH
     longshores_program: Path = Path("/longshore/program")

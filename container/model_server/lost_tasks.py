@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterable
 
-from .errors import NOT_STORED, ResultNotStored, ServerError
+from .errors import NOT_STORED, ServerError
 from .ledger import AcceptedTask
 from .log_channel import LogChannels
 from .logs import logger
@@ -34,9 +34,6 @@ def store_lost_results(tasks: Iterable[AcceptedTask], reason: type[ServerError],
             store(result, task, settings.signing_key, storage)
         except NOT_STORED as not_stored:
             all_stored, unstored = False, f"; {not_stored}"
-        except Exception:
-            logger.exception("The result of task %s could not be uploaded", task.pk)
-            all_stored, unstored = False, f"; {ResultNotStored.sentence}"
         logger.error(
             "Task %s ended with return code %d (%s: %s)%s", task.pk, result.return_code, error.code, error, unstored
         )

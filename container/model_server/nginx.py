@@ -1,6 +1,5 @@
 """nginx's configuration, from the template beside the executables."""
 
-import json
 import os
 import resource
 import shutil
@@ -13,35 +12,14 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from .errors import BodyTooLarge, InternalError, MethodNotAllowed, RouteMissing, StartFailed, WorkerLost
+from .errors import MethodNotAllowed, StartFailed
 from .prctl import end_with_parent
+from .refusals import ERRORS, LOST, error_body
 from .run_folder import RunFolder
 from .settings import Settings
 
 UPSTREAM_SECONDS = 2.0
 TEMPLATE = Path(__file__).parent.parent / "nginx.conf"
-
-OURS = (RouteMissing, MethodNotAllowed, BodyTooLarge, InternalError)
-NGINX_ONLY = {
-    400: ("bad_request", "The request could not be read"),
-    408: ("request_timeout", "The request was not sent in time"),
-    411: ("length_required", "The request has no length"),
-    414: ("uri_too_long", "The address of the request is too long"),
-    417: ("expectation_failed", "The request expects what the server does not do"),
-    421: ("misdirected_request", "The request is for another server"),
-    431: ("headers_too_large", "The headers of the request are too large"),
-    501: ("not_implemented", "The request asks for what the server does not do"),
-    503: ("unavailable", "The server can not take the request now; send it again"),
-    504: ("gateway_timeout", "The server did not answer in time"),
-    505: ("http_version_unsupported", "The HTTP version of the request is not served"),
-    507: ("disk_full", "There is no room for the body of the request"),
-}
-ERRORS: dict[int, dict[str, str]] = {
-    **{error.http_status: error().as_json() for error in OURS},
-    **{status: {"code": code, "message": message, "hint": ""} for status, (code, message) in NGINX_ONLY.items()},
-    502: WorkerLost().as_json(),
-}
-"""What nginx answers by itself, and gunicorn, in the shape of our own errors, by status."""
 
 ERROR_PATH = "/.error/"
 """Where the answers are in the configuration; nobody can ask for them. A named location fails on a malformed URI."""
@@ -139,23 +117,24 @@ def _render(settings: Settings, folder: RunFolder) -> str:
         bodies=_quoted(os.path.relpath(folder.bodies, folder.path) if inside else folder.bodies),
         body_limit=f"{settings.body_limit_mb}m",
         error_pages="\n".join(
-            f"        error_page {code} {ERROR_PATH}{status};"
+            f"        error_page {code} = {ERROR_PATH}{status};"
             for code, status in ({status: status for status in ERRORS} | PRIVATE_CODES).items()
         ),
         error_locations="\n".join(_location(status) for status in ERRORS),
     )
 
 
-def error_body(status: int) -> str:
-    """Return the JSON that a refusal has for a body; it is a bad request where the status is none of those known."""
-    error = ERRORS.get(status, ERRORS[400])
-    return json.dumps({"detail": error["message"], "error": error})
-
-
 def _location(status: int) -> str:
+    before = {
+        MethodNotAllowed.http_status: "add_header Allow $allowed_methods always; ",
+        LOST: f"if ($never_reached_gunicorn) {{ {_return(503)} }} ",
+    }.get(status, "")
+    return f"        location = {ERROR_PATH}{status} {{ internal; {before}{_return(status)} }}"
+
+
+def _return(status: int) -> str:
     body = error_body(status).replace("'", r"\u0027")  # which would end nginx's string
-    header = " add_header Allow $allowed_methods always;" if status == MethodNotAllowed.http_status else ""
-    return f"        location = {ERROR_PATH}{status} {{ internal;{header} return {status} '{body}'; }}"
+    return f"return {status} '{body}';"
 
 
 def _quoted(value: object) -> str:

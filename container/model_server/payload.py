@@ -4,28 +4,22 @@ import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from .archive import NO_ROOM
 from .cancellation import Cancellation
 from .errors import ClientLeft, DiskFull, FoldersNotReset, PayloadPathTaken
 from .machine_limits import READ_ONLY
+from .read_ahead import Readable
 
 CHUNK_BYTES = 1024 * 1024
 FILE_MODE = 0o644  # whatever the umask is
-
-
-class Body(Protocol):
-    """What a request's body is read from; nothing is left of it when `read` returns nothing."""
-
-    def read(self, size: int, /) -> bytes: ...
 
 
 @dataclass(frozen=True)
 class Payload:
     """A body that was not read yet: its bytes, if they were announced, and the extension of the file it is to be."""
 
-    body: Body
+    body: Readable
     announced_bytes: int | None
     extension: str
 

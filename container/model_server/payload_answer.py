@@ -15,11 +15,11 @@ from tempfile import TemporaryFile
 from typing import IO
 
 from .archive import NO_ROOM
-from .errors import NoOutput, NotAcceptable, OutputDiskFull, OutputFolderGone, OutputsRefused
-from .folder import TaskFolder, open_writable
+from .errors import NoOutput, NotAcceptable, OutputDiskFull, OutputsRefused
+from .folder import TaskFolder
 from .logs import logger
 from .media_types import UNKNOWN, names_of, type_of
-from .stage_out import Parts, entries_of, open_output
+from .stage_out import Parts, entries_of, open_output, opened_outputs
 
 ZIP = "application/zip"
 
@@ -55,22 +55,17 @@ def pack(folder: TaskFolder, quality: Quality, check: Callable[[], None]) -> Ans
     OutputDiskFull, and NotAcceptable.
     """
     try:
-        root = open_writable(folder.path)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise OutputFolderGone from error
-    try:
-        outputs = _outputs(folder, root, check)
-        types = [_liked(type_of(parts[-1]), quality) for parts in outputs]
-        chosen = _choose(types, quality)
-        if chosen is None:
-            return _zip(folder, root, outputs, _liked(ZIP, quality), check)
-        return _single(folder, root, outputs[chosen], types[chosen])
+        with opened_outputs(folder) as root:
+            outputs = _outputs(folder, root, check)
+            types = [_liked(type_of(parts[-1]), quality) for parts in outputs]
+            chosen = _choose(types, quality)
+            if chosen is None:
+                return _zip(folder, root, outputs, _liked(ZIP, quality), check)
+            return _single(folder, root, outputs[chosen], types[chosen])
     except OSError as error:
         if error.errno in NO_ROOM:
             raise OutputDiskFull from error
         raise
-    finally:
-        os.close(root)
 
 
 def _outputs(folder: TaskFolder, root: int, check: Callable[[], None]) -> list[Parts]:

@@ -10,9 +10,10 @@ from werkzeug.wsgi import wrap_file
 
 from .errors import LongshoreError
 from .media_types import extension_of
-from .payload import Body, Payload
+from .payload import Payload
 from .payload_answer import Answer, Quality
 from .process import Exit
+from .read_ahead import Readable
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -21,7 +22,7 @@ RETURN_CODE_HEADER = "X-Amzn-SageMaker-Custom-Attributes"  # SageMaker hands it 
 MAX_ERROR_BYTES = 1000 * 1000
 
 
-def payload_of(request: Request, body: Body) -> Payload:
+def payload_of(request: Request, body: Readable) -> Payload:
     """Return the body as a payload, of which nothing is read yet; raises RequestEntityTooLarge."""
     length, limit = request.content_length, request.max_content_length
     if length and limit and length > limit:

@@ -23,11 +23,8 @@ from .log_channel import LogChannels
 from .logs import logger
 from .orphans import end_orphans, own_children, reap_orphans
 from .peak_memory import SAMPLE_SECONDS, PeakMemory
-from .processes import GROUP_POLL_SECONDS, end_group, group_runs, signal_group
+from .processes import GROUP_POLL_SECONDS, KILLED_SECONDS, end_group, group_runs, signal_group
 from .program import Program
-
-KILLED_SECONDS = 5.0
-"""How long a program may take to be gone after SIGKILL: one that waits for a device or a dead network disk never is."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ def run(
     """Run a program to its end; `on_start` is told its process group.
 
     Raises the errors of a program that can't be started. When this returns, nothing of the process group is left, nor,
-    where we adopt orphans, of what left it.
+    where we adopt orphans, of what left it, but for what can't be killed: `any_orphans` tells of that.
     """
     started = time.monotonic()
     others = own_children()

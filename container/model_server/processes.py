@@ -6,13 +6,16 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 
+KILLED_SECONDS = 5.0
+"""How long a process may take to be gone after SIGKILL: one that waits for a device or a dead network disk never is."""
+
 GROUP_POLL_SECONDS = 0.02
 """How often to look whether the rest of a group has ended, which nothing tells."""
 
 
-def end_group(group: int, patience: float = 5.0) -> None:
-    """Send SIGKILL to a process group and wait up to `patience` seconds until nothing of it runs."""
-    deadline = time.monotonic() + patience
+def end_group(group: int) -> None:
+    """Send SIGKILL to a process group and wait until nothing of it runs, for a while."""
+    deadline = time.monotonic() + KILLED_SECONDS
     while signal_group(group, signal.SIGKILL) and group_runs(group) and time.monotonic() < deadline:
         time.sleep(0.005)
 

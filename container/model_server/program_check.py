@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from .command import SHELL_FORM
 from .user import SAME_USER, User
 
 HEAD_BYTES = 256
 """As much of a file as the kernel reads to find out what it is."""
 
-SHELL_FORM = ["/bin/sh", "-c"]
 FIRST_WORD = re.compile(r"\s*(?:exec\s+)?(?P<word>[\w./][\w./-]*)(?:\s|$)", re.ASCII)
 """Of a command line, where it is a plain word: the shell has more ways to name a command than we follow."""
 
@@ -98,13 +98,16 @@ def _find(command: str, path: list[str]) -> Path:
 
 def _is_built_in(word: str, environment: Mapping[str, str]) -> bool:
     """Ask the shell whether a word is one of its own, which it names as it stands; files have a path."""
-    asked = subprocess.run(
-        [*SHELL_FORM, 'command -v "$1"', "sh", word],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        env=dict(environment),
-        check=False,
-    )
+    try:
+        asked = subprocess.run(
+            [*SHELL_FORM, 'command -v "$1"', "sh", word],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env=dict(environment),
+            check=False,
+        )
+    except OSError as error:
+        raise Unstartable(f"{SHELL_FORM[0]}, which runs the command, can not be started: {error.strerror}") from error
     return b"/" not in asked.stdout and asked.returncode == 0
 
 

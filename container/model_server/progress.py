@@ -1,6 +1,7 @@
 """A progress bar for a person at a terminal; a log gets none."""
 
 import sys
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -34,8 +35,9 @@ class Progress:
         return CLEAR_LINE + records + line.encode()
 
     def _draw(self) -> None:
-        sys.stderr.buffer.write(self.around(b""))
-        sys.stderr.buffer.flush()
+        with suppress(OSError):  # the terminal is gone, and the list goes on
+            sys.stderr.buffer.write(self.around(b""))
+            sys.stderr.buffer.flush()
 
     def __enter__(self) -> None:
         pass
@@ -43,4 +45,5 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         """Leave the bar as it is, and begin a new line."""
         if self._bar:
-            sys.stderr.write("\n")
+            with suppress(OSError):
+                sys.stderr.write("\n")

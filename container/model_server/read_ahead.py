@@ -17,8 +17,8 @@ BLOCK_BYTES = 512 * 1024
 BLOCKS_AHEAD = 8
 
 
-class Source(Protocol):
-    """What is read; nothing is left of it when `read` returns nothing."""
+class Readable(Protocol):
+    """What is read from; nothing is left of it when `read` returns nothing."""
 
     def read(self, size: int, /) -> bytes: ...
 
@@ -48,7 +48,7 @@ class ReadAhead:
     `with`; that waits for a read that goes on.
     """
 
-    def __init__(self, source: Source, body: Counted) -> None:
+    def __init__(self, source: Readable, body: Counted) -> None:
         self._source = source
         self._body = body
         self._blocks: queue.Queue[tuple[bytes, int] | BaseException] = queue.Queue(BLOCKS_AHEAD)

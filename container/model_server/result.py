@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, SecretBytes
 
 from . import VERSION
 from .errors import LongshoreError, OutputBucketMissing, ResultNotStored, ServerError
+from .logs import logger
 from .process import Exit
 from .s3_faults import BucketMissing, NameRefused, ObjectForbidden, ObjectMissing
 from .stage_in import StagedIn
@@ -172,6 +173,9 @@ def store(result: Result, task: Task, key: SecretBytes | None, storage: Storage)
     except (BucketMissing, NameRefused) as error:
         raise OutputBucketMissing from error
     except (ObjectMissing, ObjectForbidden, ServerError) as error:
+        raise ResultNotStored from error
+    except Exception as error:
+        logger.exception("The result of task %s could not be uploaded", task.pk)
         raise ResultNotStored from error
 
 

@@ -79,7 +79,7 @@ def _make(parent: Path | None, made: ExitStack) -> RunFolder:
         bodies = _fresh(roomy, made)
     folder = RunFolder(path, bodies, nginx_id)
     if len(os.fsencode(folder.socket)) > MAX_SOCKET_PATH_BYTES:
-        raise StartFailed(f"MODEL_SERVER_RUN_PATH: {parent} is too long for the path of a socket")
+        raise StartFailed(f"MODEL_SERVER_RUN_PATH: {path.parent} is too long for the path of a socket")
     path.chmod(0o711)
     nginx = -1 if nginx_id is None else nginx_id  # -1 leaves an owner as it is
     for inner, mode, owner, group in (

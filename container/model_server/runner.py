@@ -16,7 +16,6 @@ from .errors import (
     InvokeUnreachable,
     LongshoreError,
     ProcessesNotEnded,
-    ResultNotStored,
     WorkerLost,
     without_frames,
 )
@@ -162,9 +161,6 @@ def finish(record: Record, server: Server, tell: bool = True) -> Outcome:
         store(result, record.task, server.settings.signing_key, server.storage)
     except NOT_STORED as not_stored:
         error = without_frames(not_stored)
-    except Exception:
-        logger.exception("The result of task %s could not be uploaded", record.task.pk)
-        error = ResultNotStored()
     stored = not isinstance(error, NOT_STORED)
     if not stored:
         logger.error("Task %s: %s", record.task.pk, error)

@@ -187,10 +187,6 @@ class S3Client:
         self._always = {"x-amz-expected-bucket-owner": expected_owner} if expected_owner else {}
         self._sessions: dict[str, _Session] = {}
 
-    def place_of(self, bucket: str) -> Place:
-        """Return where a bucket is; raises what botocore does for a name that can be no bucket's."""
-        return self._places.of(bucket)
-
     def credentials(self) -> "Credentials":
         """Return those in use, which are looked for if there are none; raises botocore's errors."""
         return self._places.credentials()

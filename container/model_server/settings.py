@@ -403,9 +403,7 @@ class Settings(BaseModel):
     @classmethod
     def _payloads_fit(cls, megabytes: int) -> int:
         if cls.slots * megabytes > MAX_PAYLOAD_PRODUCT_MB:
-            raise ValueError(
-                f"times {cls.slots}, the tasks at a time, it must be at most {MAX_PAYLOAD_PRODUCT_MB}: SageMaker's rule"
-            )
+            raise ValueError(f"must be at most {MAX_PAYLOAD_PRODUCT_MB // cls.slots}: SageMaker's rule")
         return megabytes
 
     @property

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .processes import end_group
 from .scoreboard import Scoreboard, SlotEntry
 
 
@@ -46,10 +45,7 @@ class Slots:
             if entry.worker == 0:
                 entry.worker = os.getpid()
                 return Slot(entry, lock)
-            if entry.group:  # the holder died; what it ran must not go on
-                end_group(entry.group)
-                entry.group = 0
-            os.close(lock)
+            os.close(lock)  # the holder died, and PID 1 has not ended yet what it ran
         return None
 
     @contextmanager

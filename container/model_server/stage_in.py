@@ -202,11 +202,10 @@ def _naming(index: int) -> Iterator[None]:
 
 
 def _unpack_all(task: Task, folder: Path, staging: Path, cancellation: Cancellation, limits: ArchiveLimits) -> None:
-    publish, check = Publishing(folder).publish, cancellation.raise_if_set
+    publish, check = Publishing(folder).publish, cancellation.check
     for index, item in enumerate(task.inputs):
         if not item.decompress:
             continue
-        cancellation.raise_if_set()
         with _naming(index):
             target = (folder / item.relative_path).parent
             _make_folder(folder, target)

@@ -7,7 +7,9 @@ in the result; the good files are uploaded all the same.
 import os
 import time
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import FileIO
 
@@ -38,6 +40,19 @@ class StagedOut:
     seconds: float = 0.0
 
 
+@contextmanager
+def opened_outputs(folder: TaskFolder) -> Iterator[int]:
+    """Open the output folder for the block, whatever rights the algorithm left; raises OutputFolderGone."""
+    try:
+        root = open_writable(folder.path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise OutputFolderGone from error
+    try:
+        yield root
+    finally:
+        os.close(root)
+
+
 def stage_out(task: Task, folder: TaskFolder, storage: Storage, staged: StagedOut) -> None:
     """Upload all outputs of a task, and note in `staged` which; raises OutputsNotStored or a storage error.
 
@@ -45,16 +60,12 @@ def stage_out(task: Task, folder: TaskFolder, storage: Storage, staged: StagedOu
     """
     started = time.monotonic()
     try:
-        root = open_writable(folder.path)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise OutputFolderGone from error
-    try:
-        found, staged.refused = entries_of(root)
-        outcomes = _upload_all(task, folder, root, _largest_first(root, found), storage)
+        with opened_outputs(folder) as root:
+            found, staged.refused = entries_of(root)
+            outcomes = _upload_all(task, folder, root, _largest_first(root, found), storage)
     except (ObjectMissing, ObjectForbidden) as fault:
         raise OutputsNotStored from fault
     finally:
-        os.close(root)
         staged.seconds = time.monotonic() - started
     for parts in found:
         outcome = outcomes[parts]

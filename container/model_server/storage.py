@@ -128,12 +128,17 @@ class Storage:
         return size
 
     def get_stream(
-        self, bucket: str, key: str, consume: Callable[[io.BufferedReader], T], cancellation: Cancellation
+        self,
+        bucket: str,
+        key: str,
+        consume: Callable[[io.BufferedReader], T],
+        cancellation: Cancellation,
+        is_final: Callable[[Exception], bool] = lambda error: False,
     ) -> T:
         """Return what `consume` makes of an object while it is read; raises its errors, and as `get_file`.
 
         It is called anew if the object is another one meanwhile. What it returned or raised counts only if the object
-        came whole.
+        came whole, but for an error that `is_final` whatever there is to come.
         """
         _import_s3()
         from .s3_download import streamed
@@ -146,6 +151,8 @@ class Storage:
                 try:
                     outcome.set_result(consume(io.BufferedReader(stream, BUFFER_BYTES)))
                 except Exception as error:
+                    if is_final(error):
+                        raise
                     outcome.set_exception(error)
                 stream.read_to_end()
             return outcome

@@ -129,9 +129,8 @@ class Supervisor:
             inherited.resident.close()
 
     def _keep_resident(self, channel: ResidentChannel) -> Callable[[], None]:
-        from .algorithm_server import (
-            Resident,
-        )  # not at the top: few algorithms are servers, and an HTTP client is a lot
+        # Not at the top: few algorithms are servers, and an HTTP client is a lot.
+        from .algorithm_server import Resident
         from .resident import run_keeper
 
         inherited = self._inherited
@@ -193,16 +192,14 @@ class Supervisor:
 
     def _go_on_starting(self) -> None:
         settings, folder, state = self._inherited.settings, self._inherited.folder, self._scoreboard.state
-        if state.listening:
-            self._serving = self._scoreboard.ready
-        elif time.monotonic() > self._deadline:
-            self._fail(f"The server did not start within {START_SECONDS:g} s")
-        elif self._nginx is None:
-            if nginx.upstream_answers(folder):
+        if not state.listening:
+            if time.monotonic() > self._deadline:
+                self._fail(f"The server did not start within {START_SECONDS:g} s")
+            elif self._nginx:
+                state.listening = nginx.is_listening(folder)
+            elif nginx.upstream_answers(folder):
                 self._nginx = self._start("nginx", nginx.body(settings, folder), end_with=signal.SIGQUIT)
-        elif nginx.is_listening(folder):
-            state.listening = True
-            self._serving = self._scoreboard.ready
+        self._serving = self._scoreboard.ready
         if self._serving:
             logger.info(
                 "Serving on port %d: %d workers, %d task at a time, %d places to wait",
@@ -268,7 +265,7 @@ class Supervisor:
         """End what a worker ran and have its tasks reported; until then nobody else gets its slot."""
         for slot in self._scoreboard.slots:
             if slot.worker == worker:
-                if slot.group:  # else another worker, which waits for the slot, has ended it
+                if slot.group:
                     end_group(slot.group)
                 if self._gunicorn and is_running(self._gunicorn.pid):  # else its other workers are orphans too
                     end_orphans(but=self._children)

@@ -87,7 +87,7 @@ def fetch_tarball(
                 remove(opened, os.listdir(opened))
             return unpack(body, staging, user, limits, cancellation.raise_if_set)
 
-        if storage.get_stream(address.bucket, address.key, unpack_afresh, cancellation):
+        if storage.get_stream(address.bucket, address.key, unpack_afresh, cancellation, _is_too_much):
             own(folder.resolve(), user)
         _merge(staging, folder, fetched)
 
@@ -157,12 +157,15 @@ def _faults_told(which: str) -> Iterator[None]:
         raise _kind(error)(which) from error
 
 
+def _is_too_much(error: Exception) -> bool:
+    """Say whether a tarball has more in it than is allowed or there is room for: its rest need not be got."""
+    return isinstance(error, OverLimit) or (isinstance(error, OSError) and error.errno in NO_ROOM)
+
+
 def _kind(error: Exception) -> type[TarballError]:
     if isinstance(error, OverLimit):
         return TarballOverLimit
-    if isinstance(error, OSError) and error.errno in NO_ROOM:
-        return TarballTooLarge
-    return TarballBroken
+    return TarballTooLarge if _is_too_much(error) else TarballBroken
 
 
 def _without_names(error: Exception) -> str:

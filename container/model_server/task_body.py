@@ -11,7 +11,8 @@ from typing import Any
 
 from .errors import BodyUnreadable, TasksTooLarge
 from .faults import Faults, Location
-from .payload import CHUNK_BYTES, Body
+from .payload import CHUNK_BYTES
+from .read_ahead import Readable
 from .task import Task, parse_task
 
 MAX_BYTES = 25 * 1024 * 1024
@@ -27,7 +28,7 @@ ROW = re.compile(r"\S[^\n]*")
 ROOT: Location = ("body",)
 
 
-def read_tasks(body: Body, announced_bytes: int | None, lines: bool) -> tuple[list[Task], bool]:
+def read_tasks(body: Readable, announced_bytes: int | None, lines: bool) -> tuple[list[Task], bool]:
     """Return the tasks of a request body, and whether they came one a line.
 
     `lines` says that the content type promises lines; a JSON body of several objects, one a line, is taken too.
@@ -44,7 +45,7 @@ def read_tasks(body: Body, announced_bytes: int | None, lines: bool) -> tuple[li
     return tasks, as_lines
 
 
-def _text(body: Body, announced_bytes: int | None) -> str:
+def _text(body: Readable, announced_bytes: int | None) -> str:
     data = bytearray()
     values = rows = characters = 0
     mark = 0  # bytes of a byte order mark, which is no character of the text

@@ -22,7 +22,7 @@ from isal import igzip
 
 from .archive_limits import ArchiveLimits
 from .lzma_stream import LzmaStream
-from .read_ahead import BLOCK_BYTES, Counted, ReadAhead, Source, fetched_ahead
+from .read_ahead import BLOCK_BYTES, Counted, Readable, ReadAhead, fetched_ahead
 from .user import User
 
 FORMATS: list[tuple[re.Pattern[bytes], Callable[[Any], Any]]] = [
@@ -61,7 +61,7 @@ def unpack(body: BufferedReader, folder: Path, user: User, limits: ArchiveLimits
 
 
 @contextmanager
-def _decompressed(body: BufferedReader) -> Iterator[tuple[Source, Counted]]:
+def _decompressed(body: BufferedReader) -> Iterator[tuple[Readable, Counted]]:
     """Give the block the plain archive, and what is counted of its body."""
     start = body.peek(10)
     opener = next((opener for magic, opener in FORMATS if magic.match(start)), None)

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import IO, Protocol
 
 from .lzma_stream import MAX_DICTIONARY_BYTES, PACKED_BYTES
+from .read_ahead import Readable
 
 PIECE_BYTES = 1024 * 1024
 SIGNATURE = b"PK\3\4"
@@ -30,12 +31,6 @@ EXTRA_BYTES = 64
 UTF8_FLAG = 0x800
 UNKNOWN_FLAGS = 0x20 | 0x40
 """Patches, and encryption of the index."""
-
-
-class Source(Protocol):
-    """What a member is read from; nothing is left of it when `read` returns nothing."""
-
-    def read(self, size: int, /) -> bytes: ...
 
 
 class _Decompressor(Protocol):
@@ -114,7 +109,7 @@ def _start(file: int, info: zipfile.ZipInfo) -> tuple[bytes, int]:
 
 
 @contextmanager
-def _opened(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[Source]:
+def _opened(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[Readable]:
     """Open a member for the block; reading it raises what `zipfile` does of one that is broken."""
     if info.compress_type not in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
         with archive.open(info) as plain:

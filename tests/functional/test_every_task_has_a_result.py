@@ -20,6 +20,7 @@ from model_server import archive, s3_download
 from model_server.errors import WorkerLost
 from model_server.ledger import AcceptedTask
 from model_server.lost_tasks import store_lost_results
+from model_server.scoreboard import Stuck
 from model_server.settings import Settings
 
 if TYPE_CHECKING:
@@ -357,6 +358,20 @@ def test_a_folder_that_cannot_be_reset_ends_in_a_result(start: Start, bucket: Bu
     assert (answer.status_code, answer.json["error"]["code"]) == (503, "folders_not_reset")
     sentence = "The containers input and output directories could not be reset"
     assert signed_result(bucket, task)["user_safe_error_message"] == sentence
+
+
+def test_a_folder_that_cannot_be_reset_is_known_also_where_the_result_is_not_stored(
+    start: Start, bucket: Bucket, tmp_path: Path
+) -> None:
+    env = {"ALGORITHM_INPUT_PATH": str(tmp_path / "above/input")}
+    rig = start("does_nothing", env=env, endpoint="http://127.0.0.1:9", retry_seconds=0.1)
+    rig.input.rmdir()
+    rig.input.parent.rmdir()
+    rig.input.parent.write_text("a file where the folder above was")
+    answer = rig.post(bucket.task())
+    assert (answer.status_code, answer.json["error"]["code"]) == (503, "result_not_stored")
+    assert rig.scoreboard.state.stuck == Stuck.FOLDERS
+    assert not rig.scoreboard.ready
 
 
 def test_a_task_folder_that_is_gone_is_made_again(start: Start, bucket: Bucket) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -399,6 +401,39 @@ def test_one_task_runs_at_a_time_and_the_others_wait_in_the_order_they_came(
     assert [result["return_code"] for result in results] == [0] * 4
     assert results[0]["queue_seconds"] < min(result["queue_seconds"] for result in results[1:])
     rig.check_at_rest()
+
+
+class SlowBody(io.BytesIO):
+    """Half a task, whose end nobody can read until there is word for that."""
+
+    def __init__(self) -> None:
+        super().__init__(b"{")
+        self.ends = threading.Event()
+
+    def read(self, size: int | None = -1) -> bytes:
+        assert self.ends.wait(60)
+        return super().read(size)
+
+
+def test_requests_that_are_not_read_yet_take_no_more_than_the_places_of_the_queue(start: Start, bucket: Bucket) -> None:
+    """Each has a thread of the worker, and /ping is to find one."""
+    rig = start("does_nothing", env={"MODEL_SERVER_QUEUE": "2"})
+    bodies = [SlowBody() for _ in range(4)]
+
+    def post(body: SlowBody) -> Any:
+        return rig.app.test_client().post("/invocations", input_stream=body, content_type="application/json")
+
+    with ThreadPoolExecutor(len(bodies)) as threads:
+        posted = [threads.submit(post, body) for body in bodies]
+        try:
+            wait_until(lambda: "queue_full" in rig.log_text(), "no place to be left")
+            assert rig.post(bucket.task("refused")).headers["Retry-After"] == RETRY_AFTER
+        finally:
+            for body in bodies:
+                body.ends.set()
+    codes = [request.result().json["error"]["code"] for request in posted]
+    assert sorted(codes) == ["queue_full", *["task_invalid"] * 3]
+    assert rig.post(bucket.task("next")).status_code == 200
 
 
 def test_a_full_queue_is_a_503_with_retry_after_at_once(start: Start, bucket: Bucket, tmp_path: Path) -> None:

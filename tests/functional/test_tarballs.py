@@ -17,12 +17,20 @@ import pytest
 from rig import CONTAINER, DEADLINE_SECONDS
 
 from faulty_s3 import HELD_SECONDS, Answer, CutBody, Exchange, FaultyS3, LostAnswer, ShortBody, WrongBody
+from model_server.archive_limits import ArchiveLimits
 from model_server.cancellation import Cancellation
-from model_server.errors import LongshoreError, TarballBroken, TarballForbidden, TarballMissing, TarballUnavailable
+from model_server.errors import (
+    LongshoreError,
+    TarballBroken,
+    TarballForbidden,
+    TarballMissing,
+    TarballOverLimit,
+    TarballUnavailable,
+)
 from model_server.settings import Settings
 from model_server.storage import Storage
-from model_server.tarball import fetch_all
-from model_server.user import look_up
+from model_server.tarball import fetch_all, fetch_tarball
+from model_server.user import SAME_USER, look_up
 
 if TYPE_CHECKING:
     from faulty_s3 import Fault
@@ -72,6 +80,7 @@ class Fetching:
                 "GRAND_CHALLENGE_COMPONENT_USER": user,
             }
         )
+        self.bucket = bucket
         self.storage = Storage(endpoint, 4)
         self.cancellation = Cancellation()
 
@@ -123,6 +132,19 @@ def test_a_fault_on_the_way_passes(fetching: Fetching, s3: FaultyS3, fault: Faul
     fetching()
     fetching.check_both()
     assert [request.key for request in s3.requests].count(key) == 3
+
+
+def test_no_more_is_got_of_a_tarball_that_has_too_much_in_it(fetching: Fetching, s3: FaultyS3) -> None:
+    address, limits = fetching.settings.ground_truth, ArchiveLimits(megabytes=1, files=0, ratio=0)
+    assert address
+    fetching.bucket.put(TRUTH, tarred("w", truth=16 * MEBIBYTE))  # its middle is beyond what is read ahead
+    s3.fault("GET", TRUTH, CutBody())
+    s3.fault("GET", TRUTH, Answer(403, "AccessDenied"), times=None)  # to whoever goes on where it broke
+    with pytest.raises(TarballOverLimit):
+        fetch_tarball(
+            address, fetching.truth, "ground truth", SAME_USER, limits, fetching.storage, fetching.cancellation, []
+        )
+    assert [request.key for request in s3.requests] == [TRUTH]
 
 
 @pytest.mark.parametrize(

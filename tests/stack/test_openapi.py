@@ -11,7 +11,7 @@ import yaml
 from server import serving
 
 from model_server.errors import RequestError, ServerError
-from model_server.nginx import ERRORS
+from model_server.refusals import ERRORS
 
 if TYPE_CHECKING:
     from conftest import Bucket

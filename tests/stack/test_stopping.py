@@ -143,6 +143,23 @@ def test_a_client_that_never_ends_its_request_does_not_hold_up_the_stop(s3_endpo
         assert time.monotonic() - started < 4
 
 
+def test_a_request_that_ends_after_the_workers_is_told_that_nobody_had_it(s3_endpoint: str) -> None:
+    head = b"POST /invocations HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 9\r\n\r\n{"
+    with (
+        serving(s3_endpoint, warnings="^nginx: .*gunicorn.sock failed") as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection,
+    ):
+        connection.sendall(head)
+        assert server.pings()
+        os.kill(server.pid, signal.SIGTERM)
+        eventually(lambda: not (server.run_folder / "gunicorn/gunicorn.sock").exists(), "the end of gunicorn")
+        connection.sendall(b"12345678")
+        answer = connection.makefile("rb").read()
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b'"code": "unavailable"' in answer
+        assert server.ended() == 0
+
+
 SAVES = """trap 'echo saved >"$ALGORITHM_OUTPUT_PATH/a/checkpoint"; exit 1' TERM
 mkdir "$ALGORITHM_OUTPUT_PATH/a"
 echo half >"$ALGORITHM_OUTPUT_PATH/half"

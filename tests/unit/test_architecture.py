@@ -13,7 +13,7 @@ CONTAINER = Path(__file__).parents[2] / "container"
 
 LAYERS = [
     ["model_server"],
-    ["cpus"],
+    ["cpus", "read_ahead"],
     ["turn"],
     ["errors", "line_encoder", "log_channel", "peak_memory", "processes", "progress", "s3_uri", "held_signals"]
     + [
@@ -21,7 +21,6 @@ LAYERS = [
         "usage",
         "media_types",
         "lzma_stream",
-        "read_ahead",
         "prctl",
         "memory_order",
         "heap",
@@ -33,7 +32,17 @@ LAYERS = [
         "s3_signature",
         "uncollected",
     ],
-    ["scoreboard", "setting_types", "user", "job_config", "faults", "zip_member", "s3_faults", "machine_limits"]
+    [
+        "scoreboard",
+        "setting_types",
+        "user",
+        "job_config",
+        "faults",
+        "zip_member",
+        "s3_faults",
+        "machine_limits",
+        "refusals",
+    ]
     + ["s3_connection", "s3_place"]
     + ["beneath", "adaptation", "image_reference", "layer_file", "own_files"],
     [
@@ -65,7 +74,7 @@ LAYERS = [
         "algorithm_output",
     ]
     + ["loopback_call", "resident_channel", "exit_note", "stray_outputs", "shares", "training_environment"]
-    + ["program_check", "run_folder", "archive", "callers", "layer"],
+    + ["run_folder", "archive", "callers", "layer"],
     [
         "registry_faults",
         "registry_login",
@@ -79,6 +88,7 @@ LAYERS = [
         "tarball",
         "folder_links",
         "freeing",
+        "program_check",
     ],
     [
         "registry",

@@ -3,8 +3,10 @@
 import base64
 import json
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -147,3 +149,21 @@ def test_the_command_says_why_an_image_can_not_be_completed() -> None:
     done = subprocess.run(command, input='[{"Config": {"Cmd": "x"}}]', capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (78, "")
     assert done.stderr == "The image's Cmd is no list of strings\n"
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_command(signum: signal.Signals) -> None:
+    """Although signals are held back until somebody listens, for the commands that serve."""
+    command = [sys.executable, "-E", LONGSHORE, "dockerfile", "some:tag"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 30
+        while not catches(process.pid, signal.SIGHUP):  # the last of them
+            assert time.monotonic() < deadline
+        process.send_signal(signum)
+        assert process.wait(30) == 128 + signum
+
+
+def catches(pid: int, signum: int) -> bool:
+    (caught,) = re.findall(r"^SigCgt:\s+(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    (blocked,) = re.findall(r"^SigBlk:\s+(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return bool((int(caught, 16) & ~int(blocked, 16)) >> (signum - 1) & 1)

@@ -18,7 +18,8 @@ from model_server.errors import (
     StartFailed,
     WorkerLost,
 )
-from model_server.nginx import ERRORS, PRIVATE_CODES, _render, executable, unsent, upstream_answers
+from model_server.nginx import PRIVATE_CODES, _render, executable, unsent, upstream_answers
+from model_server.refusals import ERRORS
 from model_server.run_folder import RunFolder
 from model_server.settings import Settings
 
@@ -39,9 +40,10 @@ def test_no_placeholder_is_left() -> None:
 @pytest.mark.parametrize("code", [*ERRORS, *PRIVATE_CODES])
 def test_every_error_has_its_page(code: int) -> None:
     status = PRIVATE_CODES.get(code, code)
-    (page,) = re.findall(rf"error_page {code} (\S+);", rendered())
-    header = r" add_header Allow \$allowed_methods always;" if code == MethodNotAllowed.http_status else ""
-    (answer,) = re.findall(rf"location = {page} {{ internal;{header} return {status} '(.*)'; }}", rendered())
+    (page,) = re.findall(rf"error_page {code} = (\S+);", rendered())
+    (words,) = re.findall(rf"location = {page} {{ internal; (.*) }}$", rendered(), re.MULTILINE)
+    assert ("add_header Allow $allowed_methods always; " in words) == (code == MethodNotAllowed.http_status)
+    (answer,) = re.findall(rf"return {status} '(.*)';$", words)
     assert json.loads(answer) == {"detail": ERRORS[status]["message"], "error": ERRORS[status]}
     assert not re.search(r"[$']|\\[^u]", answer)
 

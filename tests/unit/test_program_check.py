@@ -92,6 +92,13 @@ def test_a_command_line_is_taken_where_only_the_shell_can_read_it(line: str) -> 
     assert needed("/bin/sh", "-c", line) == [SHELL]
 
 
+def test_a_shell_that_can_not_be_started_is_named(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shell = script(programs, "sh", b"\x7fELF, but of no machine")
+    monkeypatch.setattr("model_server.program_check.SHELL_FORM", [str(shell), "-c"])
+    said = f"{shell}, which runs the command, can not be started: Exec format error"
+    assert fault(str(shell), "-c", "echo") == said
+
+
 @pytest.mark.parametrize("line", ["./run --fast", "  exec ./run"])
 def test_the_first_word_of_a_command_line_is_looked_up(programs: Path, line: str) -> None:
     assert fault("/bin/sh", "-c", line).startswith("./run does not exist")

@@ -73,6 +73,16 @@ def test_a_path_that_is_too_long_for_a_socket_stops_the_start(short_path: Path) 
         pass
 
 
+def test_a_folder_for_temporary_files_that_is_too_long_for_a_socket_is_named(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = short_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setattr("model_server.run_folder._shared_memory", lambda: long)
+    with pytest.raises(StartFailed, match=f"MODEL_SERVER_RUN_PATH: {long} is too long"), run_folder(None):
+        pass
+
+
 def test_a_folder_that_can_not_be_made_stops_the_start(short_path: Path) -> None:
     (short_path / "file").touch()
     with pytest.raises(StartFailed), run_folder(short_path / "file" / "inner"):

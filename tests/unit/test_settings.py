@@ -304,7 +304,9 @@ def test_payloads_of_all_tasks_at_a_time_stay_within_sagemakers_bound(payload: i
     if fits:
         assert FourSlots.from_env(environ).max_payload_mb == payload
     else:
-        with pytest.raises(SettingsInvalid, match=r"^MODEL_SERVER_MAX_PAYLOAD_MB: .*at most 100: SageMaker's rule$"):
+        with pytest.raises(
+            SettingsInvalid, match=r"^MODEL_SERVER_MAX_PAYLOAD_MB: must be at most 25: SageMaker's rule$"
+        ):
             FourSlots.from_env(environ)
 
 

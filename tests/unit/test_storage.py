@@ -211,7 +211,7 @@ def test_the_region_is_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
         monkeypatch.delenv(name, raising=False)
         made = Storage.from_settings(Settings.from_env({name: "eu-north-1", "MODEL_SERVER_TRANSFERS": "3"}))
-        place = made.client.place_of("bucket")
+        place = made.client._places.of("bucket")
         assert (place.region, place.origin) == ("eu-north-1", "https://bucket.s3.eu-north-1.amazonaws.com")
 
 
@@ -224,7 +224,7 @@ def test_no_description_of_s3_in_the_image_is_believed(tmp_path: Path, monkeypat
     monkeypatch.setattr(Loader, "CUSTOMER_DATA_PATH", str(tmp_path))
     with pytest.raises(TypeError, match="RuleSet"):
         boto3.session.Session().client("s3", region_name="eu-west-1")  # which believes it
-    place = Storage(None, 1, region="eu-west-1").client.place_of("bucket")
+    place = Storage(None, 1, region="eu-west-1").client._places.of("bucket")
     assert place.origin == "https://bucket.s3.eu-west-1.amazonaws.com"
 
 
