@@ -180,6 +180,17 @@ class Hold:
         exchange.write(reply.body[middle:])
 
 
+class Together:
+    """Hold answers until so many have been asked for."""
+
+    def __init__(self, number: int) -> None:
+        self._barrier = threading.Barrier(number)
+
+    def apply(self, exchange: Exchange) -> None:
+        self._barrier.wait(HELD_SECONDS)
+        exchange.answer(exchange.ask())
+
+
 @dataclass(frozen=True)
 class HeldAnswer:
     """Do what is asked, and hold the answer back until the test lets it go."""

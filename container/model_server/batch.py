@@ -2,8 +2,9 @@
 
 import os
 import signal
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -38,13 +39,16 @@ from .progress import Progress
 from .resident import run_keeper
 from .resident_channel import ResidentChannel
 from .result import Record, store
-from .runner import Server, finish, run_task
+from .runner import Server, finish_all, run_task, warn_of_shared_prefixes
 from .scoreboard import ServerState
 from .set_up import is_needed, set_up
 from .settings import Settings
 from .storage import Storage
 from .task import Task
 from .task_list import check_options, listed_tasks
+
+LAST_SECONDS = 5
+"""From the end of the time that a stop has until a process that does not come to its own end is ended."""
 
 TaskList = Callable[[Storage, Cancellation], list[Task]]
 """Reads the list of tasks; raises click's errors, or the cancellation's reason."""
@@ -69,11 +73,12 @@ def invoke(settings: Settings, tasks: str | None, file: str | None) -> int:
 class BatchReport:
     """How a list of tasks went: what each ended with, None for those that did their work.
 
-    `signum` asked it to stop, or is 0; where the list is not `is_read`, that was before. Where it is not `is_told`, the
-    result of the set-up could not be stored.
+    The `untold` have no result, as the time that a stop has was over. `signum` asked it to stop, or is 0; where the
+    list is not `is_read`, that was before. Where it is not `is_told`, the result of the set-up could not be stored.
     """
 
     errors: list[LongshoreError | None] = field(default_factory=list)
+    untold: int = 0
     is_read: bool = True
     is_told: bool = True
     signum: int = 0
@@ -132,11 +137,16 @@ def run_batch(
             )
             make_writable(settings.writable_directories)
             skip_reason, report.is_told = _set_up(server, cancellation, post_clean)
+            warn_of_shared_prefixes(listed)
             logger.info("Invoking the model for %d tasks", len(listed))
             progress.begin(len(listed))
-            for error in run_list(listed, server, cancellation, stop_at_failure, skip_reason):
-                report.errors.append(error)
-                progress.advance()
+            with stop.in_time():
+                for error in run_list(listed, server, cancellation, stop_at_failure, skip_reason):
+                    report.errors.append(error)
+                    progress.advance()
+            report.untold = len(listed) - len(report.errors)
+            if report.untold:
+                logger.critical("%d tasks have no result: there was no more time to store them", report.untold)
         report.signum = stop.signum
         at_end(report)
     return report
@@ -189,13 +199,15 @@ def _claim(
     except FolderInUse:
         raise
     except StartFailed:
-        for task in tasks:
-            if cancellation.reason:
-                break
-            try:
-                store(Record(task, error=FoldersNotReset()).result(), task, settings.signing_key, storage)
-            except NOT_STORED as error:
-                logger.error("Task %s: %s", task.pk, error)
+
+        def store_result(task: Task) -> None:
+            if not cancellation.reason:
+                try:
+                    store(Record(task, error=FoldersNotReset()).result(), task, settings.signing_key, storage)
+                except NOT_STORED as error:
+                    logger.error("Task %s: %s", task.pk, error)
+
+        deque(storage.for_each(store_result, tasks), maxlen=0)
         raise
 
 
@@ -213,12 +225,17 @@ def _set_up(server: Server, cancellation: Cancellation, post_clean: PostClean) -
     return error, is_stored or not server.settings.setup_result_place
 
 
+class _OutOfTime(BaseException):
+    """No error of a task's, so that nobody takes it for one."""
+
+
 class _Stop:
     """The signals that ask to stop as the end of a list; `signum` is the first that came, or 0."""
 
     def __init__(self, cancellation: Cancellation) -> None:
         self._cancellation = cancellation
         self.signum = 0
+        signal.signal(signal.SIGALRM, self._end)
         for signum in STOP_SIGNALS:
             signal.signal(signum, self._received)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
@@ -227,8 +244,24 @@ class _Stop:
         if not self.signum:
             self.signum = signum
             self._cancellation.cancel(Interrupted())
-            signal.signal(signal.SIGALRM, lambda *_: os._exit(128 + signum))
             signal.alarm(JOB_STOP_SECONDS)
+
+    def _end(self, *_: object) -> None:
+        os._exit(128 + self.signum)
+
+    @contextmanager
+    def in_time(self) -> Iterator[None]:
+        """Break off the block when the time that a stop has is over; elsewhere that is the end of this process."""
+
+        def break_off(*_: object) -> None:
+            signal.signal(signal.SIGALRM, self._end)
+            signal.alarm(LAST_SECONDS)
+            raise _OutOfTime
+
+        signal.signal(signal.SIGALRM, break_off)
+        with suppress(_OutOfTime):
+            yield
+        signal.signal(signal.SIGALRM, self._end)
 
 
 def run_list(
@@ -243,17 +276,18 @@ def run_list(
     Those behind a stop, or behind a failure where that stops the list, get a result that says why they did not run;
     with a `skip_reason` all do.
     """
-    for task in tasks:
+    for number, task in enumerate(tasks):
         if skip_reason:
-            outcome = finish(Record(task, error=skip_reason), server, tell=False)
-        else:
-            outcome = run_task(task, server, cancellation, on_group=lambda group: None)
-            end_orphans(but=server.others)
-            if outcome.result.return_code and stop_at_failure:
-                logger.error("Stopping due to failure of task %s", task.pk)
-                skip_reason = cancellation.reason or TaskSkipped()
-            elif outcome.result.return_code:
-                skip_reason = cancellation.reason
+            for outcome in finish_all(tasks[number:], skip_reason, server, tell=False):
+                yield outcome.error
+            break
+        outcome = run_task(task, server, cancellation, on_group=lambda group: None)
+        end_orphans(but=server.others)
+        if outcome.result.return_code and stop_at_failure:
+            logger.error("Stopping due to failure of task %s", task.pk)
+            skip_reason = cancellation.reason or TaskSkipped()
+        elif outcome.result.return_code:
+            skip_reason = cancellation.reason
         yield outcome.error
     if not skip_reason:
         logger.info("Model invocation complete")

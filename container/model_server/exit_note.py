@@ -117,7 +117,7 @@ def bounded(text: str) -> bytes:
 
 def with_last_lines(sentence: str, output: bytes) -> str:
     """Return a sentence and under it the last lines of a program's output, as many as a note has room for."""
-    room = MAX_BYTES - len(sentence.encode()) - 1
+    room = MAX_BYTES - len(bounded(sentence)) - 1
     shown: list[str] = []
     for line in reversed(output.decode(errors="replace").splitlines()):
         plain = "".join(character for character in line if character.isprintable() or character == "\t").rstrip()

@@ -26,15 +26,17 @@ def run_reporter(
 def store_lost_results(tasks: Iterable[AcceptedTask], reason: type[ServerError], settings: Settings) -> bool:
     """Store a failed result for each task, and say whether all of them are stored."""
     storage = Storage.from_settings(settings)
-    all_stored = True
-    for accepted in tasks:
+
+    def store_result(accepted: AcceptedTask) -> bool:
         task, error = accepted.task(), reason()
         result, unstored = Record(task, error=error).result(), ""
         try:
             store(result, task, settings.signing_key, storage)
         except NOT_STORED as not_stored:
-            all_stored, unstored = False, f"; {not_stored}"
+            unstored = f"; {not_stored}"
         logger.error(
             "Task %s ended with return code %d (%s: %s)%s", task.pk, result.return_code, error.code, error, unstored
         )
-    return all_stored
+        return not unstored
+
+    return all(list(storage.for_each(store_result, tasks)))

@@ -24,8 +24,8 @@ TEMPLATE = Path(__file__).parent.parent / "nginx.conf"
 ERROR_PATH = "/.error/"
 """Where the answers are in the configuration; nobody can ask for them. A named location fails on a malformed URI."""
 
-PRIVATE_CODES = {494: 400, 495: 400, 496: 400, 497: 400}
-"""nginx's own codes for kinds of 400, such as headers that are too large."""
+PRIVATE_CODES = {494: 431, 495: 400, 496: 400, 497: 400}
+"""nginx's own codes, of headers that are too large and of TLS, and the status that each is answered with."""
 
 
 class NginxTemplate(string.Template):

@@ -46,12 +46,15 @@ def run_through(program: Program, checkpoint_seconds: float = CHECKPOINT_SECONDS
     """Run a program to its end; raises the errors of one that can't be started. For the main thread of a process."""
     adopt_orphans()
     signals = signal_pipe()
-    with program.start(stdout=None) as process:
-        try:
-            return _Run(process, signals, checkpoint_seconds).watch()
-        except BaseException:
-            end_group(process.pid)
-            raise
+    try:
+        with program.start(stdout=None) as process:
+            try:
+                return _Run(process, signals, checkpoint_seconds).watch()
+            except BaseException:
+                end_group(process.pid)
+                raise
+    finally:
+        os.close(signal.set_wakeup_fd(-1))  # nobody reads it any more
 
 
 class _Run:

@@ -9,6 +9,9 @@ from .logs import logger
 READ_BYTES = 64 * 1024
 MAX_LINE_BYTES = 64 * 1024
 
+_QUERY = re.compile(rb"\?[^\s\"]+")
+"""What a client has put behind the path of a request, which nginx repeats: it may be a secret."""
+
 _NGINX_LEVEL = re.compile(rb"\[(warn|error|crit|alert|emerg)\]")
 
 
@@ -34,6 +37,7 @@ class ProcessOutput:
             lines.append(self._open)
             self._open = b""
         for line in lines:
+            line = _QUERY.sub(b"?...", line) if _NGINX_LEVEL.search(line) else line
             logger.log(_level(line), "%s: %s", self._name, line.decode(errors="replace"))
         return bool(chunk)
 

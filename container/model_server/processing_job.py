@@ -4,7 +4,7 @@ https://docs.aws.amazon.com/sagemaker/latest/dg/build-your-own-processing-contai
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -40,7 +40,8 @@ def _run(
 ) -> int:
     source = _input_folder(settings, arguments)
     destination = _output_folder(settings, arguments)
-    folders = [settings.ml_path / "output", *_output_folders(config, settings.ml_path)]
+    outputs = _output_folders(config, settings.ml_path)
+    folders = [settings.ml_path / "output", *outputs]
     if _is_below(destination, settings.ml_path) or not os.path.lexists(destination):
         folders.append(destination)  # any other is somebody's, and its mode too
     prepare_folders(settings, folders)
@@ -60,27 +61,33 @@ def _run(
             environment["ALGORITHM_OUTPUT_PATH"] = str(destination)
         code = run_job(settings, argv, environment, note)
         kept = _keep(stray, settings.output_path, destination, note)  # also where the program replaced our link
+        _say_what_is_not_taken(destination, outputs)
         return code or kept
 
 
 def _keep(stray: StrayOutputs, folder: Path, destination: Path, note: ExitNote) -> int:
     """Bring to the job's output what would not be stored else, and return 1 where that can't be done."""
+    faults = []
     try:
         copied = stray.copy()
     except OSError as error:
-        sentence = f"What the algorithm wrote to {folder} could not be copied to {destination}: {error.strerror}"
+        faults.append(f"What the algorithm wrote to {folder} could not be copied to {destination}: {error.strerror}")
     else:
         if copied.files:
             say(f"{copied.files} files of {folder} are copied to {destination}")
-        if not copied.conflicts:
-            return 0
-        sentence = (
-            f"{copied.conflicts} files of {folder} are not copied to {destination}: "
-            "the algorithm wrote something else of the same names there"
-        )
-    note.write(sentence)
-    say(sentence)
-    return 1
+        if copied.others:
+            say(f"{copied.others} entries of {folder} are not copied: they are no files, nor links to files in it")
+        if copied.conflicts:
+            faults.append(
+                f"{copied.conflicts} files of {folder} are not copied to {destination}: "
+                "the algorithm wrote something else of the same names there"
+            )
+        if copied.unreadable:
+            faults.append(f"{copied.unreadable} files or folders of {folder} are not copied: they may not be read")
+    for sentence in faults:
+        note.write(sentence)
+        say(sentence)
+    return 1 if faults else 0
 
 
 def _input_folder(settings: Settings, arguments: Sequence[str]) -> Path:
@@ -124,8 +131,9 @@ def _is_below(path: Path, folder: Path) -> bool:
     return Path(os.path.realpath(folder)) in Path(os.path.realpath(path)).parents
 
 
-def _output_folders(config: Mapping[str, Any], ml_path: Path) -> Iterator[Path]:
-    """Yield the folders that the job's outputs are taken from, which are where the ml folder is."""
+def _output_folders(config: Mapping[str, Any], ml_path: Path) -> list[Path]:
+    """Return the folders that the job's outputs are taken from, which are where the ml folder is."""
+    folders = []
     outputs = config.get("ProcessingOutputConfig")
     outputs = outputs.get("Outputs") if isinstance(outputs, dict) else None
     for output in outputs if isinstance(outputs, list) else []:
@@ -138,4 +146,15 @@ def _output_folders(config: Mapping[str, Any], ml_path: Path) -> Iterator[Path]:
             continue
         path = PurePosixPath(text)
         if path.is_relative_to(DEFAULT_ML_PATH) and ".." not in path.parts:
-            yield ml_path / path.relative_to(DEFAULT_ML_PATH)
+            folders.append(ml_path / path.relative_to(DEFAULT_ML_PATH))
+    return folders
+
+
+def _say_what_is_not_taken(destination: Path, outputs: Sequence[Path]) -> None:
+    """Say so where the program has written to a folder that none of the job's outputs is taken from."""
+    is_taken = any(
+        output == destination or _is_below(output, destination) or _is_below(destination, output) for output in outputs
+    )
+    with suppress(OSError):  # it is gone, or may not be read
+        if outputs and not is_taken and os.listdir(destination):
+            say(f"SageMaker takes none of the job's outputs from {destination}, where the algorithm wrote something")

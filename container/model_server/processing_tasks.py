@@ -55,6 +55,8 @@ def _summary(report: BatchReport, where: str) -> str:
     summary = f"{counts.total()} of {len(report.errors)} tasks failed{where}"
     if counts:
         summary += ": " + ", ".join(f"{count} × {kind}" for kind, count in counts.most_common())
+    if report.untold:
+        summary += f"; {report.untold} more have no result, for want of time"
     return f"Stopped by {signal_name(report.signum)}: {summary}" if report.signum else summary
 
 

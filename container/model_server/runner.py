@@ -1,7 +1,8 @@
 """One task, from its slot to its result. Nothing else knows the order of the stations."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,9 @@ from .stage_in import stage_in
 from .stage_out import stage_out
 from .storage import Storage
 from .task import Task
+
+NAMED_TASKS = 10
+"""How many tasks one line of the log names."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +151,26 @@ def call_resident(pk: str, resident: ResidentChannel, run_seconds: float | None,
     if fault and (answer == NOBODY or isinstance(fault, (InvokeUnreachable, InvokeBroken))):
         raise fault  # contract: their results have neither a duration nor lines
     return Exit(fault, answer.seconds, answer.last_stderr_lines, answer.peak_memory_bytes, resident=True)
+
+
+def warn_of_shared_prefixes(tasks: Sequence[Task]) -> None:
+    """Say which tasks of one list put their results in one place, where the last one replaces all others."""
+    places = Counter((task.output_bucket_name, task.output_prefix) for task in tasks)
+    shared = [task.pk for task in tasks if places[task.output_bucket_name, task.output_prefix] > 1]
+    if shared:
+        more = f" and {len(shared) - NAMED_TASKS} more" if len(shared) > NAMED_TASKS else ""
+        logger.warning(
+            "Tasks have the output_prefix of another, so results replace each other: %s%s",
+            ", ".join(shared[:NAMED_TASKS]),
+            more,
+        )
+
+
+def finish_all(
+    tasks: Iterable[Task], error: LongshoreError, server: Server, queue_seconds: float = 0.0, tell: bool = True
+) -> Iterator[Outcome]:
+    """Tell everyone of tasks that are not run, and why, and yield their outcomes in their order."""
+    return server.storage.for_each(lambda task: finish(Record(task, queue_seconds, error=error), server, tell), tasks)
 
 
 def finish(record: Record, server: Server, tell: bool = True) -> Outcome:

@@ -10,7 +10,7 @@ request pays for it: of the 4 ms of CPU that its client takes for a small object
 
 import io
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache, cached_property, partial
 from types import MappingProxyType
@@ -34,6 +34,7 @@ BUFFER_BYTES = 1024 * 1024
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 class Storage:
@@ -79,6 +80,16 @@ class Storage:
     def pool(self) -> ThreadPoolExecutor:
         with self._making:
             return self._pool
+
+    def for_each(self, action: Callable[[U], T], items: Iterable[U]) -> Iterator[T]:
+        """Yield what an action returns for each of some items, in their order, and have it go on for several at a time.
+
+        For what asks S3 but transfers nothing large; one by one where the machine has no threads for it.
+        """
+        try:
+            return self.pool.map(action, items)
+        except RuntimeError:
+            return map(action, items)
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:

@@ -239,6 +239,8 @@ class Supervisor:
         if (worker := self._reports.pop(child.pid, None)) is not None:
             if code:
                 logger.error("The results of lost tasks could not be stored: %s %s", child.name, how)
+            if code and self._stopping:
+                self._why = self._why or "results of lost tasks could not be stored"
             self._scoreboard.clear_slots(worker)
         elif child is self._set_up and self._took_set_up(code):
             pass

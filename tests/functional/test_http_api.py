@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from rig import Rig, signed_result, wait_until
 
-from faulty_s3 import Answer, FaultyS3
+from faulty_s3 import Answer, FaultyS3, Together
 
 if TYPE_CHECKING:
     from conftest import Start
@@ -434,6 +434,22 @@ def test_requests_that_are_not_read_yet_take_no_more_than_the_places_of_the_queu
     codes = [request.result().json["error"]["code"] for request in posted]
     assert sorted(codes) == ["queue_full", *["task_invalid"] * 3]
     assert rig.post(bucket.task("next")).status_code == 200
+
+
+def test_a_stop_stores_the_results_of_a_body_several_at_a_time(
+    start: Start, bucket: Bucket, s3: FaultyS3, tmp_path: Path
+) -> None:
+    env = {"STARTED": str(tmp_path / "started"), "GO_ON": str(tmp_path / "never")}
+    rig = start("waits_for_a_word", env=env, endpoint=s3.endpoint)
+    tasks, together = [named_task(bucket, f"task-{number}") for number in range(9)], Together(4)
+    for task in tasks[1:]:
+        s3.fault("PUT", f"{task['output_prefix']}/.sagemaker_shim/inference_result.json", together)
+    posted = rig.post_in_thread(lines(*tasks))
+    wait_until(lambda: started(tmp_path), "the first task")
+    rig.predictor.stop()
+    assert (posted.answer().status_code, posted.answer().json["error"]["code"]) == (503, "interrupted")
+    assert [signed_result(bucket, task)["error"]["code"] for task in tasks] == ["interrupted"] * 9
+    assert started(tmp_path) == ["task-0"]
 
 
 def test_a_full_queue_is_a_503_with_retry_after_at_once(start: Start, bucket: Bucket, tmp_path: Path) -> None:

@@ -225,6 +225,7 @@ def test_results_in_a_folder_that_can_be_no_link_are_stored_all_the_same(job: Jo
     ended = job.run("process", STRAY.format(job.output))
     assert ended.returncode == 0
     assert f"2 files of {job.output} are copied to {destination}" in ended.stderr.decode()
+    assert f"2 entries of {job.output} are not copied: they are no files, nor links to files" in ended.stderr.decode()
     kept = {str(path.relative_to(destination)): path.read_text() for path in destination.rglob("*") if path.is_file()}
     assert kept == {"set/result": "new\n", "changed": "before more\n"}
 
@@ -239,6 +240,15 @@ def test_results_that_can_not_be_stored_fail_the_job(job: Job, code: int, job_co
     assert ended.returncode == job_code
     sentence = f"What the algorithm wrote to {job.output} could not be copied to {destination}: "
     assert job.message.read_text().startswith(sentence) == (code == 0)  # the algorithm's own failure is said first
+    assert sentence in ended.stderr.decode()
+
+
+def test_a_file_in_the_place_of_the_output_fails_the_job(job: Job) -> None:
+    ended = job.run("process", f"rm {job.output}; echo result >{job.output}")
+    assert ended.returncode == 1
+    destination = job.ml / "processing" / "output"
+    sentence = f"What the algorithm wrote to {job.output} could not be copied to {destination}: Not a directory"
+    assert job.message.read_text() == sentence
     assert sentence in ended.stderr.decode()
 
 
@@ -332,6 +342,20 @@ def test_the_folders_of_the_jobs_outputs_are_there(job: Job) -> None:
     ended = job.run("process", f"touch {job.ml}/processing/a/1 {job.ml}/processing/x/b/1")
     assert ended.returncode == 0, ended.stderr
     assert not Path("/elsewhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "is_said"),
+    [("processing/results", True), ("processing/output", False), ("processing/output/a", False), ("", False)],
+)
+def test_what_sagemaker_will_not_take_is_said(job: Job, path: str, is_said: bool) -> None:
+    output = {"S3Output": {"LocalPath": f"/opt/ml/{path}"}}
+    job.config("processingjobconfig.json", {"ProcessingOutputConfig": {"Outputs": [output]}}, "config")
+    ended = job.run("process", f"echo result >{job.output}/result")
+    assert ended.returncode == 0
+    destination = job.ml / "processing" / "output"
+    sentence = f"SageMaker takes none of the job's outputs from {destination}, where the algorithm wrote something"
+    assert ended.stderr.decode() == (f"longshore: {sentence}\n" if is_said else "")
 
 
 @pytest.mark.parametrize("name", ["a\0", "\ud800"])

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from job_rig import Job
-from rig import DEADLINE_SECONDS, algorithm, log_records, outputs_of, signed_result
+from rig import CONTAINER, DEADLINE_SECONDS, algorithm, log_records, outputs_of, signed_result
 
-from faulty_s3 import Answer, FaultyS3, Hold
+from faulty_s3 import Answer, FaultyS3, HeldAnswer, Hold, Together
 from quiet_port import quiet_port
 
 if TYPE_CHECKING:
@@ -60,6 +60,14 @@ def test_all_tasks_are_run_and_logged_as_in_invoke(tasks_job: Job, bucket: Bucke
     log_records(ended.stderr)
     assert [signed_result(bucket, task)["return_code"] for task in tasks] == [0, 0]
     assert tasks_job.message.read_text() == "0 of 2 tasks failed"
+
+
+def test_tasks_whose_results_replace_each_other_are_named(tasks_job: Job, bucket: Bucket) -> None:
+    tasks = [bucket.task(pk) | {"output_prefix": f"/out/{pk[0]}"} for pk in ("a1", "b", "a2")]
+    ended = tasks_job.run("process", [algorithm("does_nothing")], "--tasks", listed(tasks_job, tasks))
+    assert ended.returncode == 0
+    (warning,) = [record["log"] for record in log_records(ended.stderr)]
+    assert warning == "Tasks have the output_prefix of another, so results replace each other: a1, a2"
 
 
 @pytest.mark.parametrize("form", ["--tasks={}", "--tasks {}"])
@@ -236,6 +244,51 @@ def test_a_signal_interrupts_all_that_is_left_and_every_task_has_a_result(
     name = signal.Signals(signum).name
     sentence = "The task was interrupted because the container is stopping"
     assert tasks_job.message.read_text() == f"Stopped by {name}: 3 of 3 tasks failed: 3 × {sentence}"
+
+
+def test_results_of_what_is_not_run_are_stored_several_at_a_time(tasks_job: Job, bucket: Bucket, s3: FaultyS3) -> None:
+    tasks_job.environment["AWS_ENDPOINT_URL_S3"] = s3.endpoint
+    tasks = [bucket.task(pk, timeout=None) for pk in ("running", *map(str, range(16)))]
+    together = Together(8)
+    for number in range(16):
+        s3.fault("PUT", f"/out/{number}/.sagemaker_shim/inference_result.json", together)
+    process = tasks_job.start("process", [algorithm("tidies_up_on_sigterm")], "--tasks", listed(tasks_job, tasks))
+    while b'"log": "running"' not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=DEADLINE_SECONDS)
+    assert process.returncode == 143
+    assert [signed_result(bucket, task)["error"]["code"] for task in tasks] == ["interrupted"] * 17
+    assert tasks_job.message.read_text().startswith("Stopped by SIGTERM: 17 of 17 tasks failed: ")
+
+
+def test_a_stop_whose_time_is_over_is_told_with_how_many_have_no_result(
+    tasks_job: Job, bucket: Bucket, s3: FaultyS3
+) -> None:
+    tasks_job.environment["AWS_ENDPOINT_URL_S3"] = s3.endpoint
+    program = tasks_job.root / "process"
+    program.write_text(
+        f"import sys; sys.path.insert(0, {str(CONTAINER)!r}); from model_server import batch, cli; "
+        "batch.JOB_STOP_SECONDS = 2; cli.main(['process', *sys.argv[1:]])"
+    )
+    tasks = [bucket.task(pk, timeout=None) for pk in ("running", "stored", *map(str, range(40)))]
+    held = HeldAnswer()
+    for number in range(40):
+        s3.fault("PUT", f"/out/{number}/.sagemaker_shim/inference_result.json", held)
+    words = ([algorithm("tidies_up_on_sigterm")], "--tasks", listed(tasks_job, tasks))
+    process = tasks_job.start("process", *words, program=program)
+    try:
+        while b'"log": "running"' not in process.stdout.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate(timeout=DEADLINE_SECONDS)
+    finally:
+        held.released.set()
+    assert process.returncode == 143
+    sentence = "The task was interrupted because the container is stopping"
+    told = f"Stopped by SIGTERM: 2 of 2 tasks failed: 2 × {sentence}; 40 more have no result, for want of time"
+    assert tasks_job.message.read_text() == told
+    assert b"40 tasks have no result: there was no more time to store them" in stderr
 
 
 def test_credentials_and_our_variables_are_withheld_as_in_invoke(tasks_job: Job, bucket: Bucket) -> None:

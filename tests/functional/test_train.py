@@ -244,12 +244,18 @@ def test_the_exit_code_is_the_algorithms_own(job: Job, script: str, code: int, s
 
 @pytest.mark.parametrize(
     ("argv", "code"),
-    [(["/no/such/program"], 127), (["/etc/passwd"], 126), (["/"], 126), (["true", "\ud800"], 126)],
+    [
+        (["/no/such/program"], 127),
+        (["/no/such/caf\udce9"], 127),
+        (["/etc/passwd"], 126),
+        (["/"], 126),
+        (["true", "\ud800"], 126),
+    ],
 )
 def test_a_program_that_can_not_be_started_has_a_shells_exit_code(job: Job, argv: list[str], code: int) -> None:
     ended = job.run("train", argv)
     assert ended.returncode == code
-    assert job.failure.read_text().startswith(f"{argv[0]} can not be started. ")
+    assert job.failure.read_bytes().startswith(argv[0].encode(errors="replace") + b" can not be started. ")
     assert b"Traceback" not in ended.stderr
 
 

@@ -97,7 +97,7 @@ def test_a_wrong_method_is_a_405_in_json_that_names_the_right_ones(
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400, "bad_request"),
         (b"what is this\r\n\r\n", 400, "bad_request"),
         (b"GET /ping HTTP/1.1\r\n\r\n", 400, "bad_request"),
-        (b"GET /ping HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 40_000 + b"\r\n\r\n", 400, "bad_request"),
+        (b"GET /ping HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 40_000 + b"\r\n\r\n", 431, "headers_too_large"),
         (b"GET /" + b"x" * 40_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414, "uri_too_long"),
         (b"TRACE /ping HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", 405, "method_not_allowed"),
         (b"GET /ping HTTP/3.7\r\nHost: a\r\n\r\n", 505, "http_version_unsupported"),

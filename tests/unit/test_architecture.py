@@ -73,7 +73,7 @@ LAYERS = [
         "ledger",
         "algorithm_output",
     ]
-    + ["loopback_call", "resident_channel", "exit_note", "stray_outputs", "shares", "training_environment"]
+    + ["loopback_call", "resident_channel", "exit_note", "shares", "training_environment"]
     + ["run_folder", "archive", "callers", "layer"],
     [
         "registry_faults",
@@ -100,6 +100,7 @@ LAYERS = [
         "task_list",
         "algorithm_server",
         "passthrough",
+        "stray_outputs",
         "image_check",
         "dockerfile",
     ],

@@ -33,6 +33,11 @@ def test_lines_are_the_last_ones_and_whole() -> None:
     assert len(note) > 90
 
 
+def test_a_sentence_may_name_what_is_no_utf_8() -> None:
+    note = bounded(with_last_lines("caf\udce9 is missing", b"last words")).decode()
+    assert note == "caf? is missing\nlast words"
+
+
 def test_a_last_line_that_is_too_long_is_cut_at_its_end() -> None:
     note = bounded(with_last_lines("It failed", b"before\nValueError: " + b"x" * 5000)).decode()
     assert note.startswith("It failed\nValueError: xxx")

@@ -46,6 +46,17 @@ def test_a_line_is_logged_with_its_level(
     ]
 
 
+def test_what_a_client_put_behind_the_path_is_not_repeated(
+    printing: Printing, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = b'[error] 7#7: too large, request: "POST /invocations?token=secret&a=b HTTP/1.1", referrer: "http://a/?c=secret"'
+    printing.says(said + b"\nIs it a?b\n")
+    assert [record.getMessage() for record in caplog.records] == [
+        'nginx: [error] 7#7: too large, request: "POST /invocations?... HTTP/1.1", referrer: "http://a/?..."',
+        "nginx: Is it a?b",
+    ]
+
+
 def test_a_line_that_comes_in_pieces_is_one_line(printing: Printing, caplog: pytest.LogCaptureFixture) -> None:
     printing.says(b"one")
     assert printing.output.read()  # nothing there yet
