@@ -112,14 +112,27 @@ def port(text: str) -> int:
     return int(text)
 
 
+def is_printable(text: str) -> bool:
+    """Say whether a text can be in the head of a request: HTTP knows ASCII only."""
+    return text.isascii() and text.isprintable()
+
+
+def media_type(text: str) -> str:
+    """Return a type, or several, as a header of a request has it."""
+    if not is_printable(text):
+        raise argparse.ArgumentTypeError(f"{text!r} can be no header: it has more in it than ASCII's characters")
+    return text
+
+
 def address(text: str) -> str:
     """Return the address of a server, whose http:// may be left out."""
     url = text if "://" in text else f"http://{text}"
     try:
         parts = urllib.parse.urlsplit(url)
-        is_valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:  # of a port
+        host = (parts.hostname or "").encode("idna")
+        is_valid = parts.scheme in ("http", "https") and host and parts.port != 0
+    except ValueError:  # of a port, or of what can be no host
         is_valid = False
-    if not is_valid:
+    if not is_valid or not is_printable(url) or " " in url:
         raise argparse.ArgumentTypeError(f"{text} is not the address of a server, as http://127.0.0.1:8080 is")
     return url.rstrip("/")

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from options import Parser, address
+from options import Parser, address, media_type
 
 TASK = "application/json"
 TASKS = "application/jsonlines"
@@ -58,8 +58,10 @@ def parse() -> Namespace:
     parser.add_argument(
         "--url", type=address, default="http://127.0.0.1:8080", help="the server; http://127.0.0.1:8080 by default"
     )
-    parser.add_argument("--content-type", metavar="TYPE", help="what the file is, where its name does not tell")
-    parser.add_argument("--accept", metavar="TYPE", help="what the answer is to be")
+    parser.add_argument(
+        "--content-type", type=media_type, metavar="TYPE", help="what the file is, where its name does not tell"
+    )
+    parser.add_argument("--accept", type=media_type, metavar="TYPE", help="what the answer is to be")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the answer's body to this file")
     options = parser.parse_args()
     if not options.file.is_file():

@@ -61,6 +61,12 @@ SHOWN = {
 DEFAULT_ML_PATH = Path("/opt/ml")
 
 TASK_FOLDERS = {"ALGORITHM_INPUT_PATH", "ALGORITHM_OUTPUT_PATH"}
+KMS_KEY = r"^[!-~]{1,2048}$"
+ACCOUNT = r"^[0-9]{12}$"
+ADDRESS = r"^https?://\S+$"
+REGION = r"^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$"
+EXAMPLES = {KMS_KEY: "alias/results", ACCOUNT: "123456789012", ADDRESS: "https://s3.example.com", REGION: "eu-west-1"}
+
 NOTHING_OUTSIDE = {"USE_LINKED_INPUT": "false", "WRITABLE_DIRECTORIES": ":", "POST_CLEAN_DIRECTORIES": ":"}
 """The defaults where TASK_FOLDERS or the ml folder are moved, as on a laptop: what nobody named is not touched."""
 
@@ -345,14 +351,14 @@ class Settings(BaseModel):
     output_kms_key_id: str | None = Field(
         None,
         validation_alias=AliasChoices("MODEL_SERVER_OUTPUT_KMS_KEY_ID", "OUTPUT_KMS_KEY_ID"),
-        pattern=r"^[!-~]{1,2048}$",
+        pattern=KMS_KEY,
         description="The key of AWS KMS (its id, alias or ARN) that S3 encrypts outputs and results with; by default "
         "as the bucket says.",
     )
     expected_bucket_owner: str | None = Field(
         None,
         validation_alias=AliasChoices("MODEL_SERVER_EXPECTED_BUCKET_OWNER", "EXPECTED_BUCKET_OWNER"),
-        pattern=r"^[0-9]{12}$",
+        pattern=ACCOUNT,
         description="The AWS account that every bucket has to be of; S3 refuses requests for another's.",
     )
     run_path: Path | None = Field(
@@ -370,13 +376,13 @@ class Settings(BaseModel):
     s3_endpoint: str | None = Field(
         None,
         validation_alias=AliasChoices("AWS_S3_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
-        pattern=r"^https?://\S+$",
+        pattern=ADDRESS,
         description="The address of the S3 server, where it is not AWS's own.",
     )
     region: str | None = Field(
         None,
         validation_alias=AliasChoices("AWS_REGION", "AWS_DEFAULT_REGION"),
-        pattern=r"^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$",
+        pattern=REGION,
         description="The AWS region, where the credentials' configuration does not name it.",
     )
 
@@ -495,6 +501,8 @@ def _line(fault: Any) -> str:
     if not name:
         return message
     message = message[0].lower() + message[1:]
+    if fault["type"] == "string_pattern_mismatch":
+        message = f"has to be like {EXAMPLES[fault['ctx']['pattern']]}"
     if fault["type"].startswith(REPEATED):
         message += f", not {fault['input']!r:.100}"
     return f"{name}: {message}"

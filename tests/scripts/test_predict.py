@@ -234,11 +234,22 @@ def test_an_answer_may_go_to_what_is_no_plain_file(checkout: Path) -> None:
     assert (answer.process.returncode, answer.said) == (0, "whole")
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:99999", "ftp://127.0.0.1", "http://", "http://127.0.0.1:port"])
+@pytest.mark.parametrize(
+    "address",
+    ["127.0.0.1:99999", "ftp://127.0.0.1", "http://", "http://127.0.0.1:port"]
+    + ["http://a..b", f"http://{'x' * 70}.x", "http://127.0.0.1/a b"],
+)
 def test_what_is_no_address_of_a_server_is_refused(checkout: Path, address: str) -> None:
     answer = run_script(checkout, "predict.sh", "--url", address, checkout / "local-test/payload.csv")
     assert answer.process.returncode == 64
     assert f"{address} is not the address of a server" in answer.stderr[-1]
+
+
+@pytest.mark.parametrize("option", ["--content-type=日本/x", "--accept=a\nb"])
+def test_what_can_be_no_header_is_refused(checkout: Path, option: str) -> None:
+    answer = run_script(checkout, "predict.sh", option, checkout / "local-test/payload.csv")
+    assert answer.process.returncode == 64
+    assert "can be no header" in answer.stderr[-1]
 
 
 def test_ctrl_c_while_waiting_for_an_answer_is_exit_code_130_without_more_words(checkout: Path) -> None:

@@ -198,6 +198,22 @@ def test_a_bad_value_is_one_line_that_names_its_variable(name: str, bad: str) ->
     assert len(line) < 400
 
 
+@pytest.mark.parametrize(
+    ("name", "example"),
+    [
+        ("AWS_ENDPOINT_URL_S3", "https://s3.example.com"),
+        ("AWS_REGION", "eu-west-1"),
+        ("EXPECTED_BUCKET_OWNER", "123456789012"),
+        ("OUTPUT_KMS_KEY_ID", "alias/results"),
+    ],
+)
+def test_a_value_of_another_form_is_told_what_it_has_to_be_like(name: str, example: str) -> None:
+    with pytest.raises(SettingsInvalid) as raised:
+        Settings.from_env({name: "a b"})
+    assert raised.value.lines == [f"{name}: has to be like {example}"]
+    Settings.from_env({name: example})
+
+
 def test_several_bad_values_are_all_named_a_line_each() -> None:
     bad = {names_of(field)[0]: values[0] for field, values in BAD.items()}
     assert sorted(line.partition(":")[0] for line in lines_of(bad)) == sorted(bad)
