@@ -96,7 +96,7 @@ def test_what_was_asked_for_and_is_not_wanted_any_more_keeps_no_connection(get: 
         assert asked
         asked.close()
         assert get(storage, None) == DATA
-    assert connections_of(server)[-1] == 2
+    assert server.connections == 2
 
 
 @pytest.mark.parametrize(("bucket", "key"), [("no bucket's name", "key"), ("bucket", "")])

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
-from server import Server, serving
+from server import Server, eventually, serving
 
 if TYPE_CHECKING:
     from conftest import Bucket
@@ -43,9 +43,12 @@ def test_it_is_answered_403_and_the_log_says_so(server: Server, bucket: "Bucket"
     for number, address in enumerate(("127.0.0.1", "::ffff:127.0.0.1", own_address())):
         before = server.own_lines("stdout").count(REFUSAL)
         script = calling(server, address, request_line)
-        answer = server.run(server.task(bucket, f"calls-{number}", script)).json()
+        pk = f"calls-{request_line.partition('/')[2]}-{number}"
+        answer = server.run(server.task(bucket, pk, script)).json()
         assert answer["return_code"] == 0, answer
-        told = [record["log"] for record in server.records("stdout") if record["task"] == f"calls-{number}"]
+        summed_up = f"Task {pk} ended with "  # nothing of the task comes after it
+        eventually(lambda line=summed_up: line in "\n".join(server.own_lines("stdout")), summed_up)
+        told = [record["log"] for record in server.records("stdout") if record["task"] == pk]
         assert told[0].startswith("HTTP/1.1 403"), told
         assert json.loads(told[-1])["error"]["code"] == "caller_forbidden"
         assert server.own_lines("stdout").count(REFUSAL) == before + 1

@@ -1,5 +1,7 @@
 """Many requests at once: one task runs at a time across all workers, the queue is fair, and all are answered."""
 
+import os
+import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -79,7 +81,13 @@ def test_tasks_of_several_workers_never_overlap(server: Server, bucket: "Bucket"
 def test_all_workers_take_requests(server: Server, bucket: "Bucket") -> None:
     """The test before would prove little if one worker had all of them."""
     first = server.post_blocking(bucket, "first")
-    posted = [server.post(bucket.task(f"spread-{number}")) for number in range(QUEUE)]
+    running = server.running_worker()
+    os.kill(running.pid, signal.SIGSTOP)  # else it may be the quickest every time
+    try:
+        posted = [server.post(bucket.task(f"spread-{number}")) for number in range(QUEUE)]
+        eventually(lambda: server.requests_held() > 1, "a request in another worker")
+    finally:
+        os.kill(running.pid, signal.SIGCONT)
     server.await_requests(1 + QUEUE)
     holders = [worker for worker in server.workers if "anon_inode:[eventfd]" in worker.descriptors()]
     server.go()

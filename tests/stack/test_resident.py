@@ -74,6 +74,7 @@ def test_the_user_sees_nothing_of_a_status_that_is_not_201(bucket: "Bucket") -> 
     """The last external line on stderr is what older platforms show: it has to be the algorithm's own."""
     with serving_resident(bucket, warnings=REFUSED) as server:
         run(server, bucket, "bad", "echo why >&2; exit 4")
+        server.stop_if_running()
         assert printed(server, "stderr")[-1] == ("why", "bad")
 
 
@@ -82,6 +83,7 @@ def test_a_last_line_without_a_newline_is_among_the_last_lines(bucket: "Bucket")
         result = run(server, bucket, "bad", "echo first >&2; printf 'the reason' >&2; exit 4")
         assert [line.rstrip("\n") for line in result["user_process_last_stderr_lines"]] == ["first", "the reason"]
         assert run(server, bucket, "good")["user_process_last_stderr_lines"] == []
+        server.stop_if_running()
         assert printed(server, "stderr")[1:] == [("first", "bad"), ("the reason", "bad")]
 
 
@@ -91,6 +93,7 @@ def test_every_line_names_its_own_task(bucket: "Bucket") -> None:
         for pk in ("one", "two"):
             run(server, bucket, pk, f"echo out-{pk}; echo err-{pk} >&2; printf partial-{pk}; exit 1")
         run(server, bucket, "three", "echo out-three")
+        server.stop_if_running()
         assert printed(server, "stdout") == [
             (f"started {pid}", None),
             ("out-one", "one"),
@@ -115,6 +118,7 @@ def test_100000_lines_of_a_task_come_whole_and_name_it(bucket: "Bucket") -> None
     with serving_resident(bucket) as server:
         run(server, bucket, "one", "seq 100000; seq 100000 >&2")
         run(server, bucket, "two", "echo next; echo next >&2")
+        server.stop_if_running()
         expected = [(str(number), "one") for number in range(1, 100_001)] + [("next", "two")]
         assert printed(server, "stdout")[1:] == expected
         assert printed(server, "stderr")[1:] == expected

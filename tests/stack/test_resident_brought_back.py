@@ -27,7 +27,9 @@ from resident_server import (
     setup_result,
     starts,
 )
-from server import START_SECONDS, eventually, launched, process_table
+from server import START_SECONDS, eventually, launched, process_table, serving
+
+from faulty_s3 import FaultyS3, HeldAnswer
 
 if TYPE_CHECKING:
     from conftest import Bucket
@@ -79,17 +81,24 @@ def test_a_program_that_ends_in_mid_task_fails_that_task_only(bucket: "Bucket", 
         new = await_new_program(server, old)
         assert run(server, bucket, "next")["return_code"] == 0
         assert pid_of(bucket, "next") == new
+        assert not any(process.name == "sleep" for process in server.algorithm)
+        server.stop_if_running()
         stderr = printed(server, "stderr")
         assert ("before", "cut") in stderr
         assert ("HTTP error calling invoke endpoint", "cut") in stderr
-        assert not any(process.name == "sleep" for process in server.algorithm)
 
 
-def test_a_program_that_ends_right_after_its_answer_keeps_that_answer(bucket: "Bucket") -> None:
-    with serving_resident(bucket, warnings=f"{DIED}|{RESTARTED}") as server:
+def test_a_program_that_ends_right_after_its_answer_keeps_that_answer(bucket: "Bucket", s3: FaultyS3) -> None:
+    held = HeldAnswer()
+    s3.fault("PUT", "/out/last/pid", held)
+    with serving(s3.endpoint, **resident(bucket, warnings=f"{DIED}|{RESTARTED}")) as server:
         old = program_pid(server)
-        result = run(server, bucket, "last", f"(sleep 0.3; kill $PPID) & {PID}")
-        assert result["return_code"] == 0
+        posted = server.post(server.task(bucket, "last", PID))
+        assert held.reached.wait(START_SECONDS), "an output goes up once the program has answered"
+        os.kill(old, signal.SIGTERM)
+        eventually(lambda: old not in process_table(), "the end of the program")
+        held.released.set()
+        assert posted.answer().json()["return_code"] == 0
         await_new_program(server, old)
 
 
@@ -168,11 +177,12 @@ def test_a_program_that_stops_listening_is_ended_and_a_new_one_comes(bucket: "Bu
         assert (program_pid(server), ping(server)) == (old, 200), "nobody can know yet"
         result = run(server, bucket, "deaf")
         assert (result["return_code"], result["user_safe_error_message"]) == (1, "Could not connect to invoke endpoint")
-        assert ("Could not connect to invoke endpoint", "deaf") in printed(server, "stderr")
         assert old not in process_table()
         new = await_new_program(server, old)
         assert run(server, bucket, "next")["return_code"] == 0
         assert pid_of(bucket, "next") == new
+        server.stop_if_running()
+        assert ("Could not connect to invoke endpoint", "deaf") in printed(server, "stderr")
 
 
 # -- somebody else has its port

@@ -156,13 +156,15 @@ def test_what_a_lost_task_does_until_its_program_is_ended_reaches_no_other(bucke
         old = program_pid(server)
         lost = server.post_blocking(bucket, "lost", late + " &")
         (worker,) = [worker for worker in server.workers if "anon_inode:[eventfd]" in worker.descriptors()]
+        (other,) = [other for other in server.workers if other.pid != worker.pid]
+        os.kill(worker.pid, signal.SIGSTOP)  # it takes none of what comes, but for what nginx keeps a connection to it
         waiting = {f"waits-{n}": server.post(server.task(bucket, f"waits-{n}", PID)) for n in range(8)}
-        server.await_requests(9)
+        eventually(lambda: "anon_inode:[eventfd]" in other.descriptors(), "a request in the other worker")
         os.kill(worker.pid, signal.SIGKILL)
         assert lost.answer().status == 502
         answers = {pk: posted.answer() for pk, posted in waiting.items()}
         ran = [pk for pk, answer in answers.items() if answer.status == 200]
-        assert ran, "the other worker had no request; there were eight"
+        assert ran
         for pk in ran:
             assert [output["relative_path"] for output in answers[pk].json()["outputs"]] == ["pid"]
             assert pid_of(bucket, pk) == program_pid(server) != old

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from server import Server, eventually, serving
 
-from faulty_s3 import Delay, FaultyS3
+from faulty_s3 import FaultyS3, HeldAnswer
 
 if TYPE_CHECKING:
     from conftest import Bucket
@@ -45,7 +45,8 @@ def test_nobody_looks_into_the_process_that_stores_lost_results(bucket: "Bucket"
         session = server.gunicorn.session
         known = {process.pid for process in server.children(server.pid)}
         posted = server.post_blocking(bucket, "lost")
-        s3.fault("PUT", "/out/lost/.sagemaker_shim/inference_result.json", Delay(4.0))
+        held = HeldAnswer()
+        s3.fault("PUT", "/out/lost/.sagemaker_shim/inference_result.json", held)
         os.kill(server.running_worker().pid, signal.SIGKILL)
         assert posted.answer().status == 502
         (reporter,) = eventually(
@@ -56,6 +57,7 @@ def test_nobody_looks_into_the_process_that_stores_lost_results(bucket: "Bucket"
         for secret in ("environ", "mem", "maps"):
             look = subprocess.run([*AS_IN_DOCKER, "head", "-c1", f"/proc/{reporter}/{secret}"], capture_output=True)
             assert b"Permission denied" in look.stderr, (secret, look)
+        held.released.set()
 
 
 def test_a_program_of_the_servers_own_user_finds_no_secret(bucket: "Bucket") -> None:

@@ -36,6 +36,7 @@ def test_every_line_is_a_record_nginxs_gunicorns_and_the_algorithms_too(s3_endpo
 
 def test_ping_is_not_logged_and_a_task_is_in_one_line(s3_endpoint: str, bucket: "Bucket") -> None:
     with serving(s3_endpoint) as server:
+        eventually(lambda: "Serving on port" in server.log_text(), "the last line of the start")
         before = len(server.records())
         for method in ("GET", "HEAD", "POST") * 10:
             server.ask(method, "/ping")

@@ -128,9 +128,10 @@ def test_health_is_asked_for_often(bucket: "Bucket") -> None:
 
 @pytest.mark.parametrize("fault", ["404", "500", "503", "201", "204", "resets", "garbage", "hangs"])
 def test_whatever_health_answers_but_a_redirect_may_pass(bucket: "Bucket", fault: str) -> None:
-    with starting_resident(bucket, f"{fault} {fault} 200", ALGORITHM_HEALTH_TIMEOUT="0.3") as server:
+    patience = "0.3" if fault == "hangs" else "10"
+    with starting_resident(bucket, f"{fault} {fault} 200", ALGORITHM_HEALTH_TIMEOUT=patience) as server:
         await_ping(server, 200, START_SECONDS)
-        assert health_calls(server) == 3
+        assert health_calls(server) == 3 or (fault == "hangs" and health_calls(server) > 3)
         assert setup_result(bucket)["return_code"] == 0
         assert server.records("stderr") == server.records("stderr")[:1]  # what the program prints at its start
 
@@ -203,7 +204,7 @@ def test_a_program_that_is_not_healthy_in_time_is_said_with_both_limits(bucket: 
     with starting_resident(bucket, health, **limits) as server:
         assert_ended_as_told(server, bucket, UNHEALTHY.format(2, 1))
         assert "\u2019".encode() in bucket.get(SETUP_KEY)
-        assert health_calls(server) > 1
+        assert health_calls(server) > (health == "503")  # a call that hangs may be the only one
 
 
 def test_a_hanging_call_does_not_outlast_the_start(bucket: "Bucket") -> None:
