@@ -9,7 +9,8 @@ programs make all the time, and old seccomp profiles refuse openat2 itself.
 import errno
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 MAX_LINKS = 40  # as the kernel's
@@ -30,6 +31,16 @@ OPEN_ENTRY = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 class Refused(Exception):
     """The entry can't be had as a regular file beneath the folder; the message is the reason in words."""
+
+
+@contextmanager
+def opened_folder(path: Path) -> Iterator[int]:
+    """Open the folder itself for the block, which may be a link to one."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def open_folder(root: int, parts: Sequence[str]) -> int:

@@ -4,12 +4,11 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from .beneath import REASONS, Refused, open_file
+from .beneath import REASONS, Refused, open_file, opened_folder
 from .stage_out import Parts, entries_of
 
 _States = dict[Parts, tuple[int, int, int]]
@@ -50,7 +49,7 @@ class StrayOutputs:
         files = conflicts = 0
         faults: list[OSError] = []
         there = _states(self._target)
-        with _opened(self._folder) as root:
+        with opened_folder(self._folder) as root:
             found, closed = entries_of(root)
             reasons = [reason for _, reason in closed]
             for parts in found:
@@ -97,17 +96,8 @@ class StrayOutputs:
         return os.path.realpath(os.path.join(target, *parts)) == os.path.join(target, *parts)
 
 
-@contextmanager
-def _opened(folder: Path) -> Iterator[int]:
-    root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield root
-    finally:
-        os.close(root)
-
-
 def _states(folder: Path) -> _States:
-    with suppress(OSError), _opened(folder) as root:
+    with suppress(OSError), opened_folder(folder) as root:
         return {parts: state for parts in entries_of(root)[0] if (state := _state(root, parts))}
     return {}
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from .archive import NO_ROOM
 from .archive_limits import ArchiveLimits
+from .beneath import opened_folder
 from .cancellation import Cancellation
 from .errors import (
     LongshoreError,
@@ -83,7 +84,7 @@ def fetch_tarball(
     with _faults_told(which), _staging_in(folder) as staging:
 
         def unpack_afresh(body: BufferedReader) -> bool:
-            with _opened(staging) as opened:
+            with opened_folder(staging) as opened:
                 remove(opened, os.listdir(opened))
             return unpack(body, staging, user, limits, cancellation.raise_if_set)
 
@@ -104,17 +105,8 @@ def _staging_in(folder: Path) -> Iterator[Path]:
     try:
         yield staging
     finally:
-        with _opened(folder) as opened:
+        with opened_folder(folder) as opened:
             remove(opened, [staging.name])
-
-
-@contextmanager
-def _opened(folder: Path) -> Iterator[int]:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _merge(staged: Path, folder: Path, new: list[Path]) -> None:
