@@ -87,16 +87,20 @@ class Predictor:
             outcomes: list[Outcome] = []
             for number, task in enumerate(tasks):
                 if reason := cancellation.reason:
-                    for outcome in finish_all(tasks[number:], reason, self.server, queue_seconds):
-                        self._ledger.finished(tasks[len(outcomes)])
-                        outcomes.append(outcome)
-                    break
+                    return outcomes + self._finish_all(tasks[number:], reason, queue_seconds)
                 try:
                     outcomes.append(run_task(task, self.server, cancellation, slot.runs, queue_seconds))
                 finally:
                     self._ledger.finished(task)
                 self._note_stuck_folders(outcomes[-1].result.error)
             return outcomes
+
+    def _finish_all(self, tasks: list[Task], reason: errors.LongshoreError, queue_seconds: float) -> list[Outcome]:
+        outcomes: dict[int, Outcome] = {}
+        for place, outcome in finish_all(tasks, reason, self.server, queue_seconds):
+            outcomes[place] = outcome
+            self._ledger.finished(tasks[place])
+        return [outcomes[place] for place in sorted(outcomes)]
 
     def run_payload(self, payload: Payload, quality: Quality, arrived: float) -> Ended:
         """Run a payload in a slot, for as long as the client of this request stays.

@@ -192,6 +192,19 @@ class Together:
 
 
 @dataclass(frozen=True)
+class HeldRequest:
+    """Do nothing of what is asked until the test lets it go."""
+
+    reached: threading.Event = field(default_factory=threading.Event)
+    released: threading.Event = field(default_factory=threading.Event)
+
+    def apply(self, exchange: Exchange) -> None:
+        self.reached.set()
+        self.released.wait(HELD_SECONDS)
+        exchange.hang_up()
+
+
+@dataclass(frozen=True)
 class HeldAnswer:
     """Do what is asked, and hold the answer back until the test lets it go."""
 

@@ -2,7 +2,6 @@
 
 import os
 import signal
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ import click
 
 from .algorithm_server import Resident
 from .cancellation import Cancellation
-from .children import JOB_STOP_SECONDS, STOP_SIGNALS, Child, start
+from .children import JOB_STOP_SECONDS, LAST_SECONDS, STOP_SIGNALS, Child, start
 from .command import algorithm_command
 from .directories import PostClean, make_writable
 from .errors import (
@@ -47,9 +46,6 @@ from .storage import Storage
 from .task import Task
 from .task_list import check_options, listed_tasks
 
-LAST_SECONDS = 5
-"""From the end of the time that a stop has until a process that does not come to its own end is ended."""
-
 TaskList = Callable[[Storage, Cancellation], list[Task]]
 """Reads the list of tasks; raises click's errors, or the cancellation's reason."""
 
@@ -73,7 +69,7 @@ def invoke(settings: Settings, tasks: str | None, file: str | None) -> int:
 class BatchReport:
     """How a list of tasks went: what each ended with, None for those that did their work.
 
-    The `untold` have no result, as the time that a stop has was over. `signum` asked it to stop, or is 0; where the
+    The `untold` may have no result, as the time of a stop was over. `signum` asked it to stop, or is 0; where the
     list is not `is_read`, that was before. Where it is not `is_told`, the result of the set-up could not be stored.
     """
 
@@ -146,7 +142,7 @@ def run_batch(
                     progress.advance()
             report.untold = len(listed) - len(report.errors)
             if report.untold:
-                logger.critical("%d tasks have no result: there was no more time to store them", report.untold)
+                logger.critical("%d tasks may have no result: there was no more time to store it", report.untold)
         report.signum = stop.signum
         at_end(report)
     return report
@@ -200,14 +196,13 @@ def _claim(
         raise
     except StartFailed:
 
-        def store_result(task: Task) -> None:
-            if not cancellation.reason:
-                try:
-                    store(Record(task, error=FoldersNotReset()).result(), task, settings.signing_key, storage)
-                except NOT_STORED as error:
-                    logger.error("Task %s: %s", task.pk, error)
+        def store_result(task: Task) -> tuple[Task, LongshoreError | None]:
+            result = Record(task, error=FoldersNotReset()).result()
+            return task, cancellation.reason or store(result, task, settings.signing_key, storage)
 
-        deque(storage.for_each(store_result, tasks), maxlen=0)
+        for task, not_stored in storage.for_each(store_result, tasks):
+            if not_stored:
+                logger.error("Task %s: %s", task.pk, not_stored)
         raise
 
 
@@ -258,10 +253,12 @@ class _Stop:
             signal.alarm(LAST_SECONDS)
             raise _OutOfTime
 
-        signal.signal(signal.SIGALRM, break_off)
         with suppress(_OutOfTime):
-            yield
-        signal.signal(signal.SIGALRM, self._end)
+            signal.signal(signal.SIGALRM, break_off)
+            try:
+                yield
+            finally:
+                signal.signal(signal.SIGALRM, self._end)
 
 
 def run_list(
@@ -273,12 +270,12 @@ def run_list(
 ) -> Iterator[LongshoreError | None]:
     """Run tasks, and yield what each ended with: its own error, that its result is not stored, or None.
 
-    Those behind a stop, or behind a failure where that stops the list, get a result that says why they did not run;
-    with a `skip_reason` all do.
+    Those behind a stop, or behind a failure where that stops the list, get a result that says why they did not run, in
+    no order; with a `skip_reason` all do.
     """
     for number, task in enumerate(tasks):
         if skip_reason:
-            for outcome in finish_all(tasks[number:], skip_reason, server, tell=False):
+            for _, outcome in finish_all(tasks[number:], skip_reason, server, tell=False):
                 yield outcome.error
             break
         outcome = run_task(task, server, cancellation, on_group=lambda group: None)

@@ -29,8 +29,15 @@ REASONS = {
 OPEN_ENTRY = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
+LEAD_NOWHERE = (errno.ENOENT, errno.ENAMETOOLONG)
+
+
 class Refused(Exception):
     """The entry can't be had as a regular file beneath the folder; the message is the reason in words."""
+
+
+class Unreadable(Refused):
+    """It may be such a file, which can't be read."""
 
 
 @contextmanager
@@ -100,7 +107,7 @@ def open_file(root: int, root_path: Path, parts: Sequence[str], closed: str = ""
         raise Refused("it is a link to a folder")
     except OSError as error:
         if reason := REASONS.get(error.errno or 0):
-            raise Refused(reason) from None
+            raise (Refused if error.errno in LEAD_NOWHERE else Unreadable)(reason) from None
         raise
     finally:
         os.close(here)

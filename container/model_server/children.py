@@ -14,7 +14,10 @@ from .process_output import ProcessOutput
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 JOB_STOP_SECONDS = 110
-"""From the word to stop until a job is gone, also when S3 hangs: SageMaker kills its container after 120 s."""
+"""From the word to stop until a job gives up, also when S3 hangs: SageMaker kills its container after 120 s."""
+
+LAST_SECONDS = 5
+"""How long it may still take then to tell of that and end itself."""
 
 
 @dataclass(frozen=True)

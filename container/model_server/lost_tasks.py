@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterable
 
-from .errors import NOT_STORED, ServerError
+from .errors import ServerError
 from .ledger import AcceptedTask
 from .log_channel import LogChannels
 from .logs import logger
@@ -29,14 +29,13 @@ def store_lost_results(tasks: Iterable[AcceptedTask], reason: type[ServerError],
 
     def store_result(accepted: AcceptedTask) -> bool:
         task, error = accepted.task(), reason()
-        result, unstored = Record(task, error=error).result(), ""
-        try:
-            store(result, task, settings.signing_key, storage)
-        except NOT_STORED as not_stored:
-            unstored = f"; {not_stored}"
+        result = Record(task, error=error).result()
+        not_stored = store(result, task, settings.signing_key, storage)
+        unstored = f"; {not_stored}" if not_stored else ""
         logger.error(
             "Task %s ended with return code %d (%s: %s)%s", task.pk, result.return_code, error.code, error, unstored
         )
         return not unstored
 
-    return all(list(storage.for_each(store_result, tasks)))
+    are_stored = list(storage.for_each(store_result, tasks))  # all are tried, whatever becomes of the first
+    return all(are_stored)

@@ -9,8 +9,8 @@ from .logs import logger
 READ_BYTES = 64 * 1024
 MAX_LINE_BYTES = 64 * 1024
 
-_QUERY = re.compile(rb"\?[^\s\"]+")
-"""What a client has put behind the path of a request, which nginx repeats: it may be a secret."""
+_QUERY = re.compile(rb'\?\S+?(?=",? |"?$|\s)')
+"""What a client has put behind the path of a request, which nginx repeats between quotes: it may be a secret."""
 
 _NGINX_LEVEL = re.compile(rb"\[(warn|error|crit|alert|emerg)\]")
 

@@ -61,7 +61,8 @@ def _run(
             environment["ALGORITHM_OUTPUT_PATH"] = str(destination)
         code = run_job(settings, argv, environment, note)
         kept = _keep(stray, settings.output_path, destination, note)  # also where the program replaced our link
-        _say_what_is_not_taken(destination, outputs)
+        if stray.has_changed_target() and not _is_taken(destination, outputs):
+            say(f"SageMaker takes none of the job's outputs from {destination}, where the algorithm wrote something")
         return code or kept
 
 
@@ -150,11 +151,8 @@ def _output_folders(config: Mapping[str, Any], ml_path: Path) -> list[Path]:
     return folders
 
 
-def _say_what_is_not_taken(destination: Path, outputs: Sequence[Path]) -> None:
-    """Say so where the program has written to a folder that none of the job's outputs is taken from."""
-    is_taken = any(
-        output == destination or _is_below(output, destination) or _is_below(destination, output) for output in outputs
-    )
-    with suppress(OSError):  # it is gone, or may not be read
-        if outputs and not is_taken and os.listdir(destination):
-            say(f"SageMaker takes none of the job's outputs from {destination}, where the algorithm wrote something")
+def _is_taken(folder: Path, outputs: Sequence[Path]) -> bool:
+    """Say whether SageMaker takes anything from a folder; where the job names no outputs, nobody can know."""
+    real = Path(os.path.realpath(folder))
+    taken = [Path(os.path.realpath(output)) for output in outputs]
+    return not taken or any(output.is_relative_to(real) or real.is_relative_to(output) for output in taken)

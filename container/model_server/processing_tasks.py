@@ -56,7 +56,7 @@ def _summary(report: BatchReport, where: str) -> str:
     if counts:
         summary += ": " + ", ".join(f"{count} × {kind}" for kind, count in counts.most_common())
     if report.untold:
-        summary += f"; {report.untold} more have no result, for want of time"
+        summary += f"; {report.untold} more may have no result, for want of time"
     return f"Stopped by {signal_name(report.signum)}: {summary}" if report.signum else summary
 
 

@@ -15,7 +15,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, SecretBytes
 
 from . import VERSION
-from .errors import LongshoreError, OutputBucketMissing, ResultNotStored, ServerError
+from .errors import LongshoreError, OutputBucketMissing, ResultNotStored, ServerError, without_frames
 from .logs import logger
 from .process import Exit
 from .s3_faults import BucketMissing, NameRefused, ObjectForbidden, ObjectMissing
@@ -165,18 +165,17 @@ class Record:
         )
 
 
-def store(result: Result, task: Task, key: SecretBytes | None, storage: Storage) -> None:
-    """Upload the result, signed if there is a key; raises one of NOT_STORED."""
+def store(result: Result, task: Task, key: SecretBytes | None, storage: Storage) -> LongshoreError | None:
+    """Upload the result, signed if there is a key; return one of NOT_STORED where that can't be done."""
     document = result.document()
     try:
         storage.put_bytes(document, task.output_bucket_name, task.result_key, signature(document, key))
-    except (BucketMissing, NameRefused) as error:
-        raise OutputBucketMissing from error
-    except (ObjectMissing, ObjectForbidden, ServerError) as error:
-        raise ResultNotStored from error
     except Exception as error:
-        logger.exception("The result of task %s could not be uploaded", task.pk)
-        raise ResultNotStored from error
+        if not isinstance(error, (ObjectMissing, ObjectForbidden, ServerError)):
+            logger.exception("The result of task %s could not be uploaded", task.pk)
+        without_frames(error)  # which hold the connection and the error: a cycle
+        return OutputBucketMissing() if isinstance(error, (BucketMissing, NameRefused)) else ResultNotStored()
+    return None
 
 
 def signature(document: bytes, key: SecretBytes | None) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,6 @@ from typing import NamedTuple
 from .cancellation import Cancellation
 from .directories import Leftovers
 from .errors import (
-    NOT_STORED,
     Interrupted,
     InvokeBroken,
     InvokeUnreachable,
@@ -167,10 +166,14 @@ def warn_of_shared_prefixes(tasks: Sequence[Task]) -> None:
 
 
 def finish_all(
-    tasks: Iterable[Task], error: LongshoreError, server: Server, queue_seconds: float = 0.0, tell: bool = True
-) -> Iterator[Outcome]:
-    """Tell everyone of tasks that are not run, and why, and yield their outcomes in their order."""
-    return server.storage.for_each(lambda task: finish(Record(task, queue_seconds, error=error), server, tell), tasks)
+    tasks: Sequence[Task], error: LongshoreError, server: Server, queue_seconds: float = 0.0, tell: bool = True
+) -> Iterator[tuple[int, Outcome]]:
+    """Tell everyone of tasks that are not run, and why, and yield each one's place and outcome once it is told."""
+
+    def finish_one(place: int) -> tuple[int, Outcome]:
+        return place, finish(Record(tasks[place], queue_seconds, error=error), server, tell)
+
+    return server.storage.for_each(finish_one, range(len(tasks)))
 
 
 def finish(record: Record, server: Server, tell: bool = True) -> Outcome:
@@ -181,15 +184,11 @@ def finish(record: Record, server: Server, tell: bool = True) -> Outcome:
     result, error = record.result(), record.error
     if tell and error and error.user_message:
         tell_user(logging.ERROR, error.user_message, record.task.pk)
-    try:
-        store(result, record.task, server.settings.signing_key, server.storage)
-    except NOT_STORED as not_stored:
-        error = without_frames(not_stored)
-    stored = not isinstance(error, NOT_STORED)
-    if not stored:
-        logger.error("Task %s: %s", record.task.pk, error)
-    logger.info("%s", _summary(result, stored))
-    return Outcome(result, error)
+    not_stored = store(result, record.task, server.settings.signing_key, server.storage)
+    if not_stored:
+        logger.error("Task %s: %s", record.task.pk, not_stored)
+    logger.info("%s", _summary(result, stored=not not_stored))
+    return Outcome(result, not_stored or error)
 
 
 def _summary(result: Result, stored: bool) -> str:

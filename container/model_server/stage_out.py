@@ -106,8 +106,11 @@ def _upload_all(
     return outcomes
 
 
-def entries_of(root: int) -> tuple[list[Parts], list[tuple[str, str]]]:
-    """Return the paths of all that is no folder, sorted, and the folders that can't be looked into, with the reason."""
+def entries_of(root: int, most_bytes: float = MAX_KEY_BYTES) -> tuple[list[Parts], list[tuple[str, str]]]:
+    """Return the paths of all that is no folder, sorted, and the folders that can't be looked into, with the reason.
+
+    One whose path alone has `most_bytes` is not looked into either.
+    """
     found: list[Parts] = []
     refused: list[tuple[str, str]] = []
     ahead: list[Parts] = [()]
@@ -126,7 +129,7 @@ def entries_of(root: int) -> tuple[list[Parts], list[tuple[str, str]]]:
                     inner = (*parts, entry.name)
                     if not entry.is_dir(follow_symlinks=False):
                         found.append(inner)
-                    elif len("/".join(inner)) < MAX_KEY_BYTES:
+                    elif len("/".join(inner)) < most_bytes:
                         ahead.append(inner)
                     else:
                         refused.append((_shown(inner), TOO_LONG))

@@ -11,7 +11,7 @@ request pays for it: of the 4 ms of CPU that its client takes for a small object
 import io
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from functools import cache, cached_property, partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, BinaryIO, Self, TypeVar
@@ -82,14 +82,22 @@ class Storage:
             return self._pool
 
     def for_each(self, action: Callable[[U], T], items: Iterable[U]) -> Iterator[T]:
-        """Yield what an action returns for each of some items, in their order, and have it go on for several at a time.
+        """Yield what an action returns for each of some items, as it is done; it goes on for several at a time.
 
         For what asks S3 but transfers nothing large; one by one where the machine has no threads for it.
         """
         try:
-            return self.pool.map(action, items)
+            pool = self.pool
         except RuntimeError:
-            return map(action, items)
+            yield from map(action, items)
+            return
+        going_on = [pool.submit(action, item) for item in items]
+        try:
+            for done in as_completed(going_on):
+                yield done.result()
+        finally:
+            for one in going_on:
+                one.cancel()
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:

@@ -1,6 +1,6 @@
 """What a program wrote to an /output that does not lead to the job's output folder: copied there in the end."""
 
-import errno
+import math
 import os
 import secrets
 import shutil
@@ -8,20 +8,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from .beneath import REASONS, Refused, open_file, opened_folder
+from .beneath import Refused, Unreadable, open_file, open_folder, opened_folder
 from .stage_out import Parts, entries_of
 
-_States = dict[Parts, tuple[int, int, int]]
-"""All that is no folder, by its path below one, with what tells a change."""
-
-UNREADABLE = REASONS[errno.EACCES]
+_State = tuple[int, int, int]
+"""What tells a change."""
 
 
 class Copied(NamedTuple):
     """How many files were copied, how many were not because something else has their place, and what else was not.
 
-    Of that the `unreadable` would be a result; the `others` are no regular files of the folder, but pipes and sockets,
-    or links that lead nowhere, to a folder or out of it.
+    Of that the `unreadable` may hold results; the `others` are no regular files of the folder, but pipes, sockets, or
+    links that lead nowhere, to a folder or out of it.
     """
 
     files: int
@@ -30,45 +28,72 @@ class Copied(NamedTuple):
     others: int
 
 
+class _Snapshot(NamedTuple):
+    """What is below a folder: all that is no folder by its path, and the folders that can't be looked into.
+
+    The empty path stands for the folder itself where it can't be opened, or is none.
+    """
+
+    states: dict[Parts, _State]
+    closed: frozenset[str]
+
+    @classmethod
+    def of(cls, folder: Path) -> "_Snapshot":
+        try:
+            with opened_folder(folder) as root:
+                found, closed = entries_of(root, most_bytes=math.inf)
+                states = {parts: state for parts in found if (state := _state(root, parts))}
+                return cls(states, frozenset(name for name, _ in closed))
+        except OSError:
+            with suppress(OSError):
+                return cls({(): _told(os.lstat(folder))}, frozenset())
+            return cls({}, frozenset())
+
+
 class StrayOutputs:
     """The files of a folder that are new or changed since this object was made; a link in it is followed within it."""
 
     def __init__(self, folder: Path, target: Path) -> None:
         self._folder = folder
         self._target = target
-        self._before = _states(folder)
-        self._target_before = _states(target)
+        self._before = _Snapshot.of(folder)
+        self._target_before = _Snapshot.of(target)
+
+    def has_changed_target(self) -> bool:
+        """Say whether there is anything in the target that is new or changed."""
+        return bool(_Snapshot.of(self._target).states.items() - self._target_before.states.items())
 
     def copy(self) -> Copied:
         """Copy them to the target, but over nothing that came there meanwhile.
 
-        Raises OSError, for the first file that could not be copied once the others are, or for what is no folder.
+        Raises OSError, for the first file that could not be copied once the others are, or for what is no folder now.
         """
-        if self._is_target() or not os.path.lexists(self._folder):
+        now = _Snapshot.of(self._folder)
+        if self._is_target() or now == self._before or not os.path.lexists(self._folder):
             return Copied(0, 0, 0, 0)
-        files = conflicts = 0
+        files = conflicts = others = 0
+        unreadable = len(now.closed - self._before.closed)
         faults: list[OSError] = []
-        there = _states(self._target)
+        there = _Snapshot.of(self._target)
         with opened_folder(self._folder) as root:
-            found, closed = entries_of(root)
-            reasons = [reason for _, reason in closed]
-            for parts in found:
-                if self._before.get(parts) == _state(root, parts):
+            for parts, state in now.states.items():
+                if self._before.states.get(parts) == state:
                     continue
-                if there.get(parts) != self._target_before.get(parts) or not self._is_beneath(parts):
+                if there.states.get(parts) != self._target_before.states.get(parts) or not self._is_beneath(parts):
                     conflicts += 1
                     continue
                 try:
                     self._copy_file(root, parts)
                     files += 1
-                except Refused as refusal:
-                    reasons.append(str(refusal))
+                except Unreadable:
+                    unreadable += 1
+                except Refused:
+                    others += 1
                 except OSError as error:
                     faults.append(error)
         if faults:
             raise faults[0]
-        unreadable = reasons.count(UNREADABLE)
-        return Copied(files, conflicts, unreadable, len(reasons) - unreadable)
+        return Copied(files, conflicts, unreadable, others)
 
     def _copy_file(self, root: int, parts: Parts) -> None:
         """Copy a file whole or not at all; raises Refused where it is none."""
@@ -96,15 +121,16 @@ class StrayOutputs:
         return os.path.realpath(os.path.join(target, *parts)) == os.path.join(target, *parts)
 
 
-def _states(folder: Path) -> _States:
-    with suppress(OSError), opened_folder(folder) as root:
-        return {parts: state for parts in entries_of(root)[0] if (state := _state(root, parts))}
-    return {}
-
-
-def _state(root: int, parts: Parts) -> tuple[int, int, int] | None:
-    """Return what tells a change of an entry, None for one that is gone."""
+def _state(root: int, parts: Parts) -> _State | None:
+    """Return the state of an entry, None for one that is gone."""
     with suppress(OSError):
-        state = os.stat("/".join(parts), dir_fd=root, follow_symlinks=False)
-        return state.st_ino, state.st_mtime_ns, state.st_size
+        folder = open_folder(root, parts[:-1])
+        try:
+            return _told(os.stat(parts[-1], dir_fd=folder, follow_symlinks=False))
+        finally:
+            os.close(folder)
     return None
+
+
+def _told(stat: os.stat_result) -> _State:
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size

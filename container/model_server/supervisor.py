@@ -48,6 +48,7 @@ NGINX_SECONDS = 1.0
 """How long nginx may stay once gunicorn has ended and no client takes any more of its answer."""
 
 UNEXPECTED = "PID 1 failed unexpectedly"
+UNTOLD = "Lost tasks have no result"
 
 
 def serve(settings: Settings) -> int:
@@ -239,8 +240,8 @@ class Supervisor:
         if (worker := self._reports.pop(child.pid, None)) is not None:
             if code:
                 logger.error("The results of lost tasks could not be stored: %s %s", child.name, how)
-            if code and self._stopping:
-                self._why = self._why or "results of lost tasks could not be stored"
+                if self._stopping:
+                    self._why = self._why or UNTOLD
             self._scoreboard.clear_slots(worker)
         elif child is self._set_up and self._took_set_up(code):
             pass
@@ -291,7 +292,8 @@ class Supervisor:
                 self._fail(f"no process can be started to tell of lost tasks: {error.strerror}")
             if time.monotonic() < self._give_up_at:
                 return
-            self._fail(f"nobody could tell of {len(tasks)} lost tasks: {error.strerror}")
+            logger.critical("Nobody could tell of %d lost tasks: %s", len(tasks), error.strerror)
+            self._why = self._why or UNTOLD
         else:
             logger.error("Worker %d ended with %d unfinished tasks", worker, len(tasks))
         self._ledger.forget(worker)  # not before a process has them

@@ -285,7 +285,8 @@ def grown(at_first: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def of_an_end(event: Event) -> Iterator[str]:
-    if event["code"] != EXIT_CODES[event["how"]]:
+    """Check how a container ended: with 1, too, where its log says that lost tasks are `untold`."""
+    if event["code"] != (event["untold"] or EXIT_CODES[event["how"]]):
         yield f"it ended with {event['code']} after {event['how']}"
     if event["left"]:
         yield f"processes are left of it after {event['how']}: {event['left']}"

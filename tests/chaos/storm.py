@@ -39,6 +39,8 @@ AFTER_A_KILLED_WORKER = ["worker_lost"]
 AFTER_AN_END = ["interrupted", "worker_lost", "client_left", "not_ready", "cut"]
 """What attempts may end with that a killed worker, or the end of a container, meets."""
 
+UNTOLD = "Stopped: Lost tasks have no result"
+
 WARNINGS = "|".join(
     (
         r"^S3: ",
@@ -46,6 +48,7 @@ WARNINGS = "|".join(
         r"did not end within [\d.]+ s of SIGTERM",
         r"was sent SIG\w+|[Uu]nfinished tasks|exited|Worker .* ended|^Task .*(worker_lost|interrupted): ",
         r"The results of lost tasks could not be stored",
+        rf"^{UNTOLD}$",
         r"^nginx: ",
         r"^(Stopping|Stopped): (gunicorn|nginx) was ended by SIGKILL$",
     )
@@ -387,7 +390,10 @@ class Running:
             time.sleep(0.05)
         seconds = round(time.monotonic() - began, 3)
         names = [called(process) for process in left]
-        self.storm.history.add("ended", life=self.life, how=how, code=code, seconds=seconds, left=names, **self.signs())
+        untold = int(how != "kill PID 1" and any(line == UNTOLD for line in self.server.own_lines("stderr")))
+        self.storm.history.add(
+            "ended", life=self.life, how=how, code=code, seconds=seconds, left=names, untold=untold, **self.signs()
+        )
 
 
 def called(process: Process) -> str:

@@ -84,7 +84,7 @@ def good_history() -> History:
         posted(11, "cut"),
         {"event": "ending", "life": 0, "how": "SIGTERM", "excuses": ["interrupted", "cut"]},
         refused(11, "interrupted"),
-        {"event": "ended", "life": 0, "how": "SIGTERM", "code": 0, "seconds": 1.5, "left": []} | signs(11),
+        {"event": "ended", "life": 0, "how": "SIGTERM", "code": 0, "seconds": 1.5, "left": [], "untold": 0} | signs(11),
         stored("plain", result(1, "plain"), of=1),
         stored("missing", failed(None, "missing", "input_missing"), of=2) | {"outputs": {}},
         stored("probe-1", result(3, "probe-1"), of=3),
@@ -283,6 +283,10 @@ BAD: dict[str, tuple[Callable[[History], Any], str]] = {
         "life 0: /ping was answered 502",
     ),
     "a wrong exit code": (say("ended", {}, code=1), "life 0: it ended with 1 after SIGTERM"),
+    "an exit code that hides what is untold": (
+        say("ended", {}, untold=1),
+        "life 0: it ended with 0 after SIGTERM",
+    ),
     "an end that takes too long": (say("ended", {}, seconds=80.0), "life 0: its end took 80.0 s"),
     "a process that outlives the end": (
         say("ended", {}, left=["nginx-5"]),

@@ -45,13 +45,13 @@ class Job:
     def start(self, command: str, script: list[str] | str | None, *arguments: str | bytes, **options: Any) -> Any:
         """Start `train` or `process` with a program, or a text as a shell script whose arguments are the program's.
 
-        Further keywords are Popen's; `env` is added to ours, and `program` is in the place of the command's own.
+        Further keywords are Popen's, and `env` is added to ours.
         """
         argv = ["/bin/sh", "-c", script, "sh"] if isinstance(script, str) else script
         environment = self.environment | ({VARIABLES[command]: json.dumps(argv)} if argv else {})
         environment |= options.pop("env", {})
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
-        words = [sys.executable, str(options.pop("program", CONTAINER / command)), *arguments]
+        words = [sys.executable, str(CONTAINER / command), *arguments]
         process = subprocess.Popen(words, env=environment, start_new_session=True, **(pipes | options))
         self._started.append(process)
         return process

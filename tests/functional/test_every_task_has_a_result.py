@@ -299,7 +299,7 @@ def test_a_lost_task_whose_result_cannot_be_stored_does_not_cost_those_of_others
     assert store_lost_results(lost, WorkerLost, settings) is False
     assert signed_result(bucket, tasks[1])["error"]["code"] == "worker_lost"
     sentence = "worker_lost: The server process that ran the task ended unexpectedly"
-    assert [record.getMessage() for record in caplog.records if "ended with" in record.getMessage()] == [
+    assert sorted(record.getMessage() for record in caplog.records if "ended with" in record.getMessage()) == [
         f"Task bad ended with return code 1 ({sentence}); The output bucket of the task does not exist",
         f"Task good ended with return code 1 ({sentence})",
     ]

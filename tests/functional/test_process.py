@@ -351,9 +351,12 @@ def test_the_folders_of_the_jobs_outputs_are_there(job: Job) -> None:
 def test_what_sagemaker_will_not_take_is_said(job: Job, path: str, is_said: bool) -> None:
     output = {"S3Output": {"LocalPath": f"/opt/ml/{path}"}}
     job.config("processingjobconfig.json", {"ProcessingOutputConfig": {"Outputs": [output]}}, "config")
+    destination = job.ml / "processing" / "output"
+    destination.mkdir(parents=True)
+    (destination / "before").touch()
+    assert job.run("process", "true").stderr == b""
     ended = job.run("process", f"echo result >{job.output}/result")
     assert ended.returncode == 0
-    destination = job.ml / "processing" / "output"
     sentence = f"SageMaker takes none of the job's outputs from {destination}, where the algorithm wrote something"
     assert ended.stderr.decode() == (f"longshore: {sentence}\n" if is_said else "")
 

@@ -148,4 +148,4 @@ def test_a_stop_that_leaves_a_lost_task_untold_is_a_failure(s3_endpoint: str, bu
         os.kill(worker.pid, signal.SIGKILL)
         assert server.ended() == 1
         assert posted.answer().status in (502, 503)
-        assert any("nobody could tell of 1 lost tasks: " in line for line in server.own_lines("stderr"))
+        assert any("Nobody could tell of 1 lost tasks: " in line for line in server.own_lines("stderr"))

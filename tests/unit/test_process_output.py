@@ -49,10 +49,14 @@ def test_a_line_is_logged_with_its_level(
 def test_what_a_client_put_behind_the_path_is_not_repeated(
     printing: Printing, caplog: pytest.LogCaptureFixture
 ) -> None:
-    said = b'[error] 7#7: too large, request: "POST /invocations?token=secret&a=b HTTP/1.1", referrer: "http://a/?c=secret"'
+    said = (
+        b'[error] 7#7: too large, request: "POST /invocations?token="secret"&a=b HTTP/1.1", '
+        b'upstream: "http://unix:x:/invocations?token="secret"&a=b", referrer: "http://a/?c=secret"'
+    )
     printing.says(said + b"\nIs it a?b\n")
     assert [record.getMessage() for record in caplog.records] == [
-        'nginx: [error] 7#7: too large, request: "POST /invocations?... HTTP/1.1", referrer: "http://a/?..."',
+        'nginx: [error] 7#7: too large, request: "POST /invocations?... HTTP/1.1", '
+        'upstream: "http://unix:x:/invocations?...", referrer: "http://a/?..."',
         "nginx: Is it a?b",
     ]
 

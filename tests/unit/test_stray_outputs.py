@@ -30,6 +30,13 @@ def stray(folder: Path, target: Path) -> StrayOutputs:
     return StrayOutputs(folder, target)
 
 
+def refusing(root: int, parts: tuple[str, ...]) -> int:
+    """Open a folder as an ordinary user does, who may not look into one."""
+    if parts == ("closed",):
+        raise PermissionError(13, "Permission denied")
+    return open_folder(root, parts)
+
+
 def contents(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
 
@@ -49,6 +56,42 @@ def test_links_within_the_folder_are_files_and_all_else_is_counted(
     assert contents(target) == {"set/v1": "data", "latest": "data", "absolute": "data", "secret": "of another"}
 
 
+@pytest.mark.parametrize("kind", ["a file", "a link to nothing", "missing"])
+def test_what_was_no_folder_before_is_nobodys_fault(tmp_path: Path, target: Path, kind: str) -> None:
+    folder = tmp_path / "odd"
+    if kind == "a file":
+        folder.write_text("before")
+    elif kind == "a link to nothing":
+        folder.symlink_to("nowhere")
+    assert StrayOutputs(folder, target).copy() == Copied(0, 0, 0, 0)
+
+
+def test_a_folder_that_was_closed_before_is_nobodys_fault(
+    folder: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "closed").mkdir()
+    monkeypatch.setattr(stage_out, "open_folder", refusing)
+    stray = StrayOutputs(folder, target)
+    (folder / "open").write_text("data")
+    assert stray.copy() == Copied(files=1, conflicts=0, unreadable=0, others=0)
+
+
+def test_a_path_may_be_longer_than_a_key(stray: StrayOutputs, folder: Path, target: Path) -> None:
+    deep = Path(*["x" * 200] * 6)
+    (folder / deep).mkdir(parents=True)
+    (folder / deep / "result").write_text("data")
+    assert stray.copy() == Copied(files=1, conflicts=0, unreadable=0, others=0)
+    assert (target / deep / "result").read_text() == "data"
+
+
+def test_only_what_is_new_in_the_target_counts(folder: Path, target: Path) -> None:
+    (target / "before").write_text("before")
+    stray = StrayOutputs(folder, target)
+    assert not stray.has_changed_target()
+    (target / "new").write_text("data")
+    assert stray.has_changed_target()
+
+
 def test_names_may_be_any_bytes(stray: StrayOutputs, folder: Path, target: Path) -> None:
     name = os.fsdecode(b"caf\xe9\n")
     (folder / name).write_text("data")
@@ -59,11 +102,6 @@ def test_names_may_be_any_bytes(stray: StrayOutputs, folder: Path, target: Path)
 def test_a_folder_that_may_not_be_looked_into_is_counted(
     stray: StrayOutputs, folder: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refusing(root: int, parts: tuple[str, ...]) -> int:
-        if parts == ("closed",):
-            raise PermissionError(13, "Permission denied")
-        return open_folder(root, parts)
-
     (folder / "closed").mkdir()
     (folder / "closed/result").write_text("data")
     (folder / "open").write_text("data")
