@@ -26,10 +26,8 @@ REASONS = {
     errno.ENOTDIR: "it changed while it was read",
     errno.EAGAIN: "a process holds it",
 }
-OPEN_ENTRY = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
 LEAD_NOWHERE = (errno.ENOENT, errno.ENAMETOOLONG)
+OPEN_ENTRY = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Refused(Exception):

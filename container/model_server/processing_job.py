@@ -61,7 +61,7 @@ def _run(
             environment["ALGORITHM_OUTPUT_PATH"] = str(destination)
         code = run_job(settings, argv, environment, note)
         kept = _keep(stray, settings.output_path, destination, note)  # also where the program replaced our link
-        if stray.has_changed_target() and not _is_taken(destination, outputs):
+        if not _is_taken(destination, outputs) and stray.has_changed_target():
             say(f"SageMaker takes none of the job's outputs from {destination}, where the algorithm wrote something")
         return code or kept
 

@@ -68,8 +68,10 @@ class StrayOutputs:
 
         Raises OSError, for the first file that could not be copied once the others are, or for what is no folder now.
         """
+        if self._is_target() or not os.path.lexists(self._folder):
+            return Copied(0, 0, 0, 0)
         now = _Snapshot.of(self._folder)
-        if self._is_target() or now == self._before or not os.path.lexists(self._folder):
+        if now == self._before:
             return Copied(0, 0, 0, 0)
         files = conflicts = others = 0
         unreadable = len(now.closed - self._before.closed)
