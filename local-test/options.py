@@ -120,7 +120,7 @@ def is_printable(text: str) -> bool:
 def media_type(text: str) -> str:
     """Return a type, or several, as a header of a request has it."""
     if not is_printable(text):
-        raise argparse.ArgumentTypeError(f"{text!r} can be no header: it has more in it than ASCII's characters")
+        raise argparse.ArgumentTypeError(f"{text!r} can be no header, which has printable ASCII characters only")
     return text
 
 
