@@ -30,7 +30,7 @@ from model_server.payload_run import Ended, run_payload
 from model_server.read_ahead import Readable
 from model_server.result import MAX_HTTP_BYTES, ErrorReport, http_documents
 from model_server.run_folder import RunFolder
-from model_server.runner import Outcome, Server, finish_all, run_task, warn_of_shared_prefixes
+from model_server.runner import Outcome, Server, finish_all, run_task
 from model_server.scoreboard import Scoreboard, Stuck
 from model_server.sending import Sending
 from model_server.slot import Slot, Slots
@@ -83,7 +83,6 @@ class Predictor:
         with self._in_a_slot() as (slot, cancellation):
             queue_seconds = time.monotonic() - arrived
             self._ledger.accepted(tasks)
-            warn_of_shared_prefixes(tasks)
             outcomes: list[Outcome] = []
             for number, task in enumerate(tasks):
                 if reason := cancellation.reason:

@@ -38,7 +38,7 @@ from .progress import Progress
 from .resident import run_keeper
 from .resident_channel import ResidentChannel
 from .result import Record, store
-from .runner import Server, finish_all, run_task, warn_of_shared_prefixes
+from .runner import Server, finish_all, run_task
 from .scoreboard import ServerState
 from .set_up import is_needed, set_up
 from .settings import Settings
@@ -133,7 +133,6 @@ def run_batch(
             )
             make_writable(settings.writable_directories)
             skip_reason, report.is_told = _set_up(server, cancellation, post_clean)
-            warn_of_shared_prefixes(listed)
             logger.info("Invoking the model for %d tasks", len(listed))
             progress.begin(len(listed))
             with stop.in_time():

@@ -1,7 +1,6 @@
 """One task, from its slot to its result. Nothing else knows the order of the stations."""
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,9 +35,6 @@ from .stage_in import stage_in
 from .stage_out import stage_out
 from .storage import Storage
 from .task import Task
-
-NAMED_TASKS = 10
-"""How many tasks one line of the log names."""
 
 
 @dataclass(frozen=True)
@@ -150,19 +146,6 @@ def call_resident(pk: str, resident: ResidentChannel, run_seconds: float | None,
     if fault and (answer == NOBODY or isinstance(fault, (InvokeUnreachable, InvokeBroken))):
         raise fault  # contract: their results have neither a duration nor lines
     return Exit(fault, answer.seconds, answer.last_stderr_lines, answer.peak_memory_bytes, resident=True)
-
-
-def warn_of_shared_prefixes(tasks: Sequence[Task]) -> None:
-    """Say which tasks of one list put their results in one place, where the last one replaces all others."""
-    places = Counter((task.output_bucket_name, task.output_prefix) for task in tasks)
-    shared = [task.pk for task in tasks if places[task.output_bucket_name, task.output_prefix] > 1]
-    if shared:
-        more = f" and {len(shared) - NAMED_TASKS} more" if len(shared) > NAMED_TASKS else ""
-        logger.warning(
-            "Tasks have the output_prefix of another, so results replace each other: %s%s",
-            ", ".join(shared[:NAMED_TASKS]),
-            more,
-        )
 
 
 def finish_all(

@@ -13,6 +13,7 @@ from .errors import BodyUnreadable, TasksTooLarge
 from .faults import Faults, Location
 from .payload import CHUNK_BYTES
 from .read_ahead import Readable
+from .shared_prefixes import warn_of_shared_prefixes
 from .task import Task, parse_task
 
 MAX_BYTES = 25 * 1024 * 1024
@@ -42,6 +43,7 @@ def read_tasks(body: Readable, announced_bytes: int | None, lines: bool) -> tupl
         if task and not faults:
             tasks.append(task)
     faults.raise_if_any()
+    warn_of_shared_prefixes(tasks)
     return tasks, as_lines
 
 

@@ -10,6 +10,7 @@ from .cancellation import Cancellation
 from .errors import StorageRefused, StorageUnavailable, TaskInvalid
 from .s3_faults import ObjectForbidden, ObjectMissing
 from .s3_uri import parse_s3_uri
+from .shared_prefixes import warn_of_shared_prefixes
 from .storage import Storage
 from .task import Task, parse_tasks
 
@@ -51,6 +52,7 @@ def _parsed(text: str | bytes) -> list[Task]:
         raise _bad("The tasks definition is invalid", str(error)) from error
     if not parsed:
         raise click.UsageError("Empty task list provided")
+    warn_of_shared_prefixes(parsed)
     return parsed
 
 

@@ -403,6 +403,15 @@ def test_one_task_runs_at_a_time_and_the_others_wait_in_the_order_they_came(
     rig.check_at_rest()
 
 
+def test_tasks_of_a_body_whose_results_replace_each_other_are_named(start: Start, bucket: Bucket) -> None:
+    rig = start("does_nothing")
+    tasks = [bucket.task(str(number)) | {"output_prefix": "/out/same"} for number in range(12)]
+    assert rig.post(lines(bucket.task("other"), *tasks), content_type="application/jsonlines").status_code == 200
+    named = ", ".join(map(str, range(10))) + " and 2 more"
+    (warning,) = rig.lines("stderr", internal=True)
+    assert warning == f"Tasks have the output_prefix of another, so results replace each other: {named}"
+
+
 class SlowBody(io.BytesIO):
     """Half a task, whose end nobody can read until there is word for that."""
 

@@ -66,6 +66,7 @@ LAYERS = [
         "command",
         "program",
         "folder",
+        "shared_prefixes",
         "client",
         "admission",
         "storage",
