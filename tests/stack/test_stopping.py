@@ -151,10 +151,13 @@ def test_a_request_that_ends_after_the_workers_is_told_that_nobody_had_it(s3_end
     ):
         connection.sendall(head)
         assert server.pings()
+        workers = server.workers
         os.kill(server.pid, signal.SIGTERM)
         eventually(lambda: not (server.run_folder / "gunicorn/gunicorn.sock").exists(), "the end of gunicorn")
         os.kill(server.pid, signal.SIGSTOP)  # it would end nginx in a second
         try:
+            # nginx keeps a connection to each that it has asked.
+            eventually(lambda: not any(worker.is_there() for worker in workers), "their end")
             connection.sendall(b"12345678")
             answer = connection.makefile("rb").read()
         finally:
